@@ -1,0 +1,1 @@
+//! Packet logic of the BPF programs.
