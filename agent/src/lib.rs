@@ -1,1 +1,9 @@
-//! agent
+//! The node agent: the pod half (kubelet over CRI) and the net half (Services, policies, routes in
+//! eBPF), composed over one configuration. Flow is one-way: watch → state → plan → apply → status.
+//! It knows the Kubernetes API and a CRI socket; it does not know which API server it talks to.
+
+pub mod config;
+pub mod net;
+pub mod pod;
+
+pub use config::Config;

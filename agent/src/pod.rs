@@ -1,0 +1,1 @@
+//! The pod half: kubelet over CRI.
