@@ -2,7 +2,9 @@
 //! eBPF), composed over one configuration. Flow is one-way: watch → state → plan → apply → status.
 //! It knows the Kubernetes API and a CRI socket; it does not know which API server it talks to.
 
+pub mod client;
 pub mod config;
+pub mod join;
 pub mod net;
 pub mod pod;
 
