@@ -3,6 +3,7 @@
 //! It knows the Kubernetes API and a CRI socket; it does not know which API server it talks to.
 
 pub mod client;
+pub mod cni;
 pub mod config;
 pub mod join;
 pub mod net;

@@ -1,1 +1,4 @@
 //! The net half: the datapath.
+
+pub mod netlink;
+pub mod netns;
