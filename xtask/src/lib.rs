@@ -1,1 +1,12 @@
-//! xtask
+//! The developer's and the newcomer's one entry: build, lab, tests, checks, measurements.
+//! The binary is a thin command line over these modules; `tests` uses `lab` and `images` directly.
+//! Compiled first on a fresh machine, so it has few dependencies and leaves the work to the
+//! programs every Linux has (ip, mount's callers, tar, sha256sum, nsenter, unshare).
+
+pub mod workspace;
+
+pub mod command;
+pub mod progress;
+
+pub mod images;
+pub mod lab;

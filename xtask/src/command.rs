@@ -1,0 +1,102 @@
+//! Runs other programs: the one place of xtask that waits for a child and judges its exit.
+
+use std::io::Write as _;
+use std::process::{Command, Output, Stdio};
+
+use anyhow::{Context, Result, bail};
+
+/// A command from its words: `command("ip", ["netns", "add", name])`.
+pub fn command<const N: usize>(program: &str, args: [&str; N]) -> Command {
+    let mut command = Command::new(program);
+    command.args(args);
+    command
+}
+
+/// Runs to the end and returns standard output; a failure carries standard error.
+pub fn output(command: &mut Command) -> Result<String> {
+    let out = raw(command)?;
+    if !out.status.success() {
+        let text = [out.stderr.as_slice(), out.stdout.as_slice()].concat();
+        bail!(
+            "{} ({}): {}",
+            line(command),
+            out.status,
+            String::from_utf8_lossy(&text).trim()
+        );
+    }
+    Ok(String::from_utf8_lossy(&out.stdout).into_owned())
+}
+
+/// Runs to the end and returns everything, whatever the exit.
+pub fn raw(command: &mut Command) -> Result<Output> {
+    command
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| line(command))
+}
+
+/// Runs with this terminal's input and output.
+pub fn shown(command: &mut Command) -> Result<()> {
+    let status = command.status().with_context(|| line(command))?;
+    if !status.success() {
+        bail!("{}: {status}", line(command));
+    }
+    Ok(())
+}
+
+/// Runs to the end with `input` on standard input.
+pub fn fed(command: &mut Command, input: &str) -> Result<String> {
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .with_context(|| line(command))?;
+    let mut stdin = child.stdin.take().expect("stdin is piped");
+    // a program that ends early reports its own error below; EPIPE here says nothing
+    let _ = stdin.write_all(input.as_bytes());
+    drop(stdin);
+    let out = child.wait_with_output()?;
+    if !out.status.success() {
+        bail!(
+            "{} ({}): {}",
+            line(command),
+            out.status,
+            String::from_utf8_lossy(&out.stderr).trim()
+        );
+    }
+    Ok(String::from_utf8_lossy(&out.stdout).into_owned())
+}
+
+/// Whether a program is on PATH (or the path itself is one).
+pub fn exists(program: &str) -> bool {
+    find(program).is_some()
+}
+
+/// The path of a program, searched as a shell does, with the system directories appended.
+pub fn find(program: &str) -> Option<std::path::PathBuf> {
+    if program.contains('/') {
+        return Some(program.into()).filter(|path: &std::path::PathBuf| path.is_file());
+    }
+    let path = std::env::var("PATH").unwrap_or_default();
+    path.split(':')
+        .chain([
+            "/usr/local/sbin",
+            "/usr/local/bin",
+            "/usr/sbin",
+            "/usr/bin",
+            "/sbin",
+            "/bin",
+        ])
+        .filter(|dir| !dir.is_empty())
+        .map(|dir| std::path::Path::new(dir).join(program))
+        .find(|path| path.is_file())
+}
+
+fn line(command: &Command) -> String {
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    words
+        .map(|word| word.to_string_lossy().into_owned())
+        .collect::<Vec<_>>()
+        .join(" ")
+}

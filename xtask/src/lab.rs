@@ -1,0 +1,310 @@
+//! A cluster on one machine: three nodes, a switch and an outside world as Linux namespaces.
+//!
+//! ```text
+//!   node1 10.90.0.11 ─┐
+//!   node2 10.90.0.12 ─┼─ switch 10.90.0.1 │ 10.91.0.1 ── outside 10.91.0.2 (client, DNS, web)
+//!   node3 10.90.0.13 ─┘   routes the two networks; everything else is unreachable
+//! ```
+//!
+//! Every veth is created between two namespaces, so the machine's own namespace never holds an
+//! end and no packet of the lab can reach the machine's interfaces. The switch knows no pod
+//! range: an answer from outside comes back only to a packet that left with the node's address.
+//! The one door is a proxy on 127.0.0.1 that connects inside node 1 (`proxy`).
+//!
+//! A node has mount, pid, uts, ipc, net and cgroup namespaces of its own and runs what a machine
+//! would: containerd and windlass, kept up by a small init (`node`). State of a lab is one
+//! directory; what the kernel holds of it is found by name (`wl-NAME-…`), so `down` also removes a
+//! crashed lab whose directory is gone.
+
+mod cgroups;
+mod containerd;
+mod down;
+mod links;
+pub mod node;
+mod process;
+pub mod proxy;
+mod up;
+
+use std::fmt;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use crate::{command, workspace};
+
+pub use process::Process;
+
+/// Name of the lab that `cargo xtask up` makes.
+pub const DEFAULT: &str = "lab";
+/// Nodes of a lab.
+pub const NODES: u8 = 3;
+/// Longest name of a lab; it becomes part of namespace and cgroup names.
+const NAME_LIMIT: usize = 24;
+/// Address of the outside world: a DNS server, a web server and any client started there.
+pub const OUTSIDE: Ipv4Addr = Ipv4Addr::new(10, 91, 0, 2);
+
+/// What a lab is made of.
+#[derive(Debug, Clone)]
+pub struct Spec {
+    /// Name: lowercase letters, digits and `-`.
+    pub name: String,
+    /// The binary every node runs.
+    pub windlass: PathBuf,
+    /// containerd; `ctr`, the shim and runc are searched beside it first.
+    pub containerd: PathBuf,
+    /// OCI archives imported into every node.
+    pub images: Vec<PathBuf>,
+    /// The toolbox program, run in the outside world as its DNS and web server.
+    pub toolbox: Option<PathBuf>,
+    /// Port of the proxy on 127.0.0.1; 0 takes a free one.
+    pub port: u16,
+    /// Pods and Services get IPv6 addresses too.
+    pub ipv6: bool,
+    /// Size of the file system that holds the server's data directory, MiB; 0: the machine's own.
+    pub store_mib: u32,
+    /// More arguments of `windlass server`.
+    pub server_args: Vec<String>,
+    /// Start containerd only: for tests of the lab itself.
+    pub without_windlass: bool,
+}
+
+impl Spec {
+    /// The lab `up` makes, under another name.
+    pub fn new(name: &str) -> Spec {
+        Spec {
+            name: name.to_owned(),
+            windlass: workspace::windlass(),
+            containerd: command::find("containerd").unwrap_or_else(|| "containerd".into()),
+            images: Vec::new(),
+            toolbox: None,
+            port: 0,
+            ipv6: false,
+            store_mib: 0,
+            server_args: Vec::new(),
+            without_windlass: false,
+        }
+    }
+}
+
+/// A lab by name, running or not.
+#[derive(Debug, Clone)]
+pub struct Lab {
+    name: String,
+    dir: PathBuf,
+}
+
+/// Where a command of the lab runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// Node 1, 2 or 3.
+    Node(u8),
+    /// The world outside of the cluster.
+    Outside,
+    /// The router between them.
+    Switch,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Place::Node(n) => write!(f, "node{n}"),
+            Place::Outside => f.write_str("outside"),
+            Place::Switch => f.write_str("switch"),
+        }
+    }
+}
+
+impl std::str::FromStr for Place {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Place> {
+        match text {
+            "outside" => Ok(Place::Outside),
+            "switch" => Ok(Place::Switch),
+            _ => match text.strip_prefix("node").and_then(|n| n.parse().ok()) {
+                Some(n) if (1..=NODES).contains(&n) => Ok(Place::Node(n)),
+                _ => bail!("{text:?} is not one of node1…node{NODES}, outside, switch"),
+            },
+        }
+    }
+}
+
+/// Every node's number.
+pub fn nodes() -> impl Iterator<Item = u8> {
+    1..=NODES
+}
+
+/// Address of a node.
+pub fn node_ip(n: u8) -> Ipv4Addr {
+    Ipv4Addr::new(10, 90, 0, 10 + n)
+}
+
+/// IPv6 address of a node.
+pub fn node_ip6(n: u8) -> std::net::Ipv6Addr {
+    std::net::Ipv6Addr::new(0xfd90, 0, 0, 0, 0, 0, 0, 0x10 + u16::from(n))
+}
+
+impl Lab {
+    /// A handle; nothing is started or checked but the name.
+    pub fn named(name: &str) -> Result<Lab> {
+        let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+        if name.is_empty() || name.len() > NAME_LIMIT || !name.chars().all(plain) {
+            bail!("lab name {name:?}: 1–{NAME_LIMIT} lowercase letters, digits and '-' expected");
+        }
+        Ok(Lab {
+            name: name.to_owned(),
+            dir: workspace::labs().join(name),
+        })
+    }
+
+    /// Starts what is not running yet and waits until every node is `Ready`.
+    pub fn up(spec: &Spec, progress: &crate::progress::Progress) -> Result<Lab> {
+        let lab = Lab::named(&spec.name)?;
+        up::up(&lab, spec, progress)?;
+        Ok(lab)
+    }
+
+    /// Removes every trace, also of a crashed lab; returns what was there.
+    pub fn down(&self) -> Result<Vec<String>> {
+        down::down(self)
+    }
+
+    /// Names of all labs of which anything is left.
+    pub fn all() -> Result<Vec<String>> {
+        down::all()
+    }
+
+    /// The lab's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The lab's directory.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Directory of one place: logs, state that a machine would have on its disk.
+    pub fn place_dir(&self, place: Place) -> PathBuf {
+        self.dir.join(place.to_string())
+    }
+
+    /// Log of a unit (`containerd`, `windlass`) of a node.
+    pub fn log(&self, n: u8, unit: &str) -> PathBuf {
+        self.place_dir(Place::Node(n))
+            .join("log")
+            .join(format!("{unit}.log"))
+    }
+
+    /// The administrator's kubeconfig, usable in an ordinary shell of this machine.
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.dir.join("kubeconfig")
+    }
+
+    /// Name of the network namespace of a place.
+    pub fn netns(&self, place: Place) -> String {
+        self.object(&place.to_string())
+    }
+
+    /// Name of a kernel object of this lab.
+    fn object(&self, what: &str) -> String {
+        format!("wl-{}-{what}", self.name)
+    }
+
+    /// A command that will run at a place: in its namespaces and cgroup, so that what it sends
+    /// is what the node itself would send.
+    pub fn exec<S: AsRef<std::ffi::OsStr>>(&self, place: Place, argv: &[S]) -> Result<Command> {
+        let netns = format!("/run/netns/{}", self.netns(place));
+        if !Path::new(&netns).exists() {
+            bail!(
+                "lab {:?} is not running (no {netns}): start it with `cargo xtask up`",
+                self.name
+            );
+        }
+        let mut command = cgroups::joined(self, place);
+        command.arg("nsenter");
+        match place {
+            Place::Node(n) => {
+                let pid = self.init(n)?.pid().to_string();
+                command.args([
+                    "--target", &pid, "--mount", "--uts", "--ipc", "--net", "--pid",
+                ]);
+                command.args(["--cgroup", "--wd=/"]);
+            }
+            Place::Outside | Place::Switch => {
+                command.arg(format!("--net={netns}"));
+            }
+        }
+        command.arg("--").args(argv);
+        node::environment(&mut command);
+        Ok(command)
+    }
+
+    /// Runs a command at a place to its end; standard output, or an error with standard error.
+    pub fn run<S: AsRef<std::ffi::OsStr>>(&self, place: Place, argv: &[S]) -> Result<String> {
+        command::output(&mut self.exec(place, argv)?).with_context(|| format!("on {place}"))
+    }
+
+    /// `kubectl` with this lab's kubeconfig.
+    pub fn kubectl<S: AsRef<std::ffi::OsStr>>(&self, args: &[S]) -> Command {
+        let mut command = Command::new("kubectl");
+        command.args(args);
+        command.env("KUBECONFIG", self.kubeconfig());
+        // discovery is cached in $HOME otherwise: a trace that `down` would not find
+        command.env("KUBECACHEDIR", self.dir.join("kubectl-cache"));
+        command
+    }
+
+    /// Runs kubectl to its end.
+    pub fn kubectl_output<S: AsRef<std::ffi::OsStr>>(&self, args: &[S]) -> Result<String> {
+        command::output(&mut self.kubectl(args))
+    }
+
+    /// PID 1 of a node.
+    pub fn init(&self, n: u8) -> Result<Process> {
+        Process::recorded(&self.place_dir(Place::Node(n)).join("init.pid"))?
+            .with_context(|| format!("node{n} of lab {:?} is not running", self.name))
+    }
+
+    /// The process of a unit, as this machine numbers it.
+    pub fn unit(&self, n: u8, unit: &str) -> Result<Process> {
+        let file = self
+            .place_dir(Place::Node(n))
+            .join("units")
+            .join(format!("{unit}.pid"));
+        let inner: i32 = std::fs::read_to_string(&file)
+            .with_context(|| file.display().to_string())?
+            .trim()
+            .parse()
+            .with_context(|| format!("{} holds no number", file.display()))?;
+        cgroups::members(self, Place::Node(n))
+            .into_iter()
+            .filter_map(Process::of)
+            .find(|process| process.inner_pid() == Some(inner))
+            .with_context(|| format!("{unit} of node{n} is not running"))
+    }
+
+    /// `kill -9` of a unit's main process; the node's init starts it again, as systemd would.
+    pub fn kill_unit(&self, n: u8, unit: &str) -> Result<()> {
+        self.unit(n, unit)?.kill();
+        Ok(())
+    }
+
+    /// Ends a unit and keeps it down until [`Lab::start_unit`].
+    pub fn stop_unit(&self, n: u8, unit: &str) -> Result<()> {
+        node::tell(&self.place_dir(Place::Node(n)), &format!("stop {unit}"))?;
+        crate::progress::wait(
+            &format!("{unit} of node{n} stops"),
+            Duration::from_secs(20),
+            || Ok(self.unit(n, unit).is_err()),
+        )
+    }
+
+    /// Starts a unit that was stopped.
+    pub fn start_unit(&self, n: u8, unit: &str) -> Result<()> {
+        node::tell(&self.place_dir(Place::Node(n)), &format!("start {unit}"))
+    }
+}
