@@ -1,0 +1,178 @@
+//! Bytes to documents and back: JSON, YAML and protobuf in, canonical JSON (and protobuf) out.
+//!
+//! Decoding has two steps: the text becomes an untyped tree (or, for protobuf, a typed one), then
+//! [`coerce`] fits the tree to the shape: wrong types are errors in upstream's words, unknown and
+//! duplicate fields are reported as [`FieldValidation`] says and dropped, quantities, times and bytes
+//! take their canonical form.
+
+use bumpalo::Bump;
+use thiserror::Error;
+
+use crate::doc::{Doc, Value};
+use crate::schema::Type;
+use crate::status::Status;
+
+mod canonical;
+mod coerce;
+mod json;
+mod protobuf;
+mod yaml;
+
+pub use canonical::{canonical, canonical_stored, write_value};
+pub use coerce::coerce;
+pub use protobuf::{Envelope, envelope, to_protobuf};
+
+/// How deep objects and lists may nest in a body.
+pub const MAX_DEPTH: usize = 1000;
+
+/// The encoding of a body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// `application/json`.
+    Json,
+    /// `application/yaml`.
+    Yaml,
+    /// `application/vnd.kubernetes.protobuf`: the `k8s\0` envelope.
+    Protobuf,
+}
+
+impl Format {
+    /// The format of a media type (parameters are ignored), if it is one of ours.
+    pub fn of_media_type(media_type: &str) -> Option<Format> {
+        let essence = media_type.split(';').next().unwrap_or_default().trim();
+        match essence {
+            "" | "application/json" => Some(Format::Json),
+            "application/yaml" => Some(Format::Yaml),
+            "application/vnd.kubernetes.protobuf" => Some(Format::Protobuf),
+            _ => None,
+        }
+    }
+}
+
+/// What happens to unknown and duplicate fields: the `fieldValidation` query parameter.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum FieldValidation {
+    /// They are dropped silently.
+    Ignore,
+    /// They are dropped with a warning each. The server's default.
+    #[default]
+    Warn,
+    /// They are an error.
+    Strict,
+}
+
+impl FieldValidation {
+    /// Parses the query parameter; an empty one is the default.
+    pub fn parse(text: &str) -> Option<FieldValidation> {
+        match text {
+            "" | "Warn" => Some(FieldValidation::Warn),
+            "Ignore" => Some(FieldValidation::Ignore),
+            "Strict" => Some(FieldValidation::Strict),
+            _ => None,
+        }
+    }
+}
+
+/// Why bytes are not a document.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum DecodeError {
+    /// The text is not well-formed.
+    #[error("{0}")]
+    Syntax(String),
+    /// A value has the wrong type, or a quantity or time is malformed.
+    #[error("{0}")]
+    Value(String),
+    /// Unknown or duplicate fields under strict validation.
+    #[error("strict decoding error: {}", .0.join(", "))]
+    Strict(Vec<String>),
+    /// `kind` or `apiVersion` are missing in the body.
+    #[error("{0}")]
+    Kind(String),
+}
+
+impl DecodeError {
+    /// The 400 the server answers with; `kind` and `version` are what the endpoint expected.
+    pub fn to_status(&self, group: &str, version: &str, kind: &str) -> Status {
+        let api_version = if group.is_empty() {
+            version.to_owned()
+        } else {
+            format!("{group}/{version}")
+        };
+        match self {
+            DecodeError::Kind(text) => Status::bad_request(text.clone()),
+            DecodeError::Syntax(_) | DecodeError::Value(_) | DecodeError::Strict(_) => {
+                Status::bad_request(format!(
+                    "{kind} in version {} cannot be handled as a {kind}: {self}",
+                    crate::status::quote(short_version(&api_version)),
+                ))
+            }
+        }
+    }
+}
+
+/// The last part of an apiVersion.
+fn short_version(api_version: &str) -> &str {
+    api_version.rsplit('/').next().unwrap_or(api_version)
+}
+
+/// Parses bytes without a shape: JSON or YAML as a plain tree. Duplicate keys keep the last value.
+pub fn parse<'a>(
+    format: Format,
+    bytes: &'a [u8],
+    arena: &'a Bump,
+) -> Result<Value<'a>, DecodeError> {
+    let mut duplicates = Vec::new();
+    parse_noting(format, bytes, arena, &mut duplicates)
+}
+
+fn parse_noting<'a>(
+    format: Format,
+    bytes: &'a [u8],
+    arena: &'a Bump,
+    duplicates: &mut Vec<String>,
+) -> Result<Value<'a>, DecodeError> {
+    match format {
+        Format::Json => json::parse(bytes, arena, duplicates),
+        Format::Yaml => yaml::parse(bytes, arena, duplicates),
+        Format::Protobuf => Err(DecodeError::Syntax(
+            "protobuf cannot be read without a schema".to_owned(),
+        )),
+    }
+}
+
+/// Decodes a body into a document of that shape; the strings are warnings for the client.
+pub fn decode<'a>(
+    format: Format,
+    bytes: &'a [u8],
+    schema: &'a Type,
+    validation: FieldValidation,
+    arena: &'a Bump,
+) -> Result<(Doc<'a>, Vec<String>), DecodeError> {
+    if format == Format::Protobuf {
+        return protobuf::decode(bytes, schema, arena).map(|doc| (doc, Vec::new()));
+    }
+    let mut problems = Vec::new();
+    let value = parse_noting(format, bytes, arena, &mut problems)?;
+    coerce::fit(value, schema, validation, problems, arena)
+}
+
+/// Reads stored canonical bytes back. They were checked when they were written.
+pub fn decode_stored<'a>(
+    bytes: &'a [u8],
+    schema: &'a Type,
+    arena: &'a Bump,
+) -> Result<Doc<'a>, DecodeError> {
+    decode(Format::Json, bytes, schema, FieldValidation::Ignore, arena).map(|(doc, _)| doc)
+}
+
+/// What Go's decoder calls a JSON value in its errors.
+pub(crate) fn json_kind(value: &Value<'_>) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "bool",
+        Value::Int(_) | Value::Float(_) => "number",
+        Value::String(_) => "string",
+        Value::List(_) => "array",
+        Value::Object(_) => "object",
+    }
+}

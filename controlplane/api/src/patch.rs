@@ -1,0 +1,141 @@
+//! Patches: JSON patch (RFC 6902), merge patch (RFC 7386) and strategic merge patch; apply has its
+//! place here too.
+//!
+//! Input: the current object as a document in the version of the request, and the patch bytes. Output:
+//! the patched document, fitted to the shape again (unknown fields, types), ready for defaulting.
+
+use bumpalo::Bump;
+use thiserror::Error;
+
+use crate::codec::{self, DecodeError, FieldValidation, Format};
+use crate::doc::{Doc, Value};
+use crate::status::Status;
+
+pub mod json;
+pub mod merge;
+pub mod strategic;
+
+/// How many operations a JSON patch may have, as upstream.
+pub const MAX_JSON_PATCH_OPERATIONS: usize = 10_000;
+
+/// The kind of patch, by media type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PatchKind {
+    /// `application/json-patch+json`.
+    Json,
+    /// `application/merge-patch+json`.
+    Merge,
+    /// `application/strategic-merge-patch+json`.
+    Strategic,
+    /// `application/apply-patch+yaml`: server-side apply; not served yet.
+    Apply,
+}
+
+impl PatchKind {
+    /// The media types in the order upstream lists them.
+    pub const MEDIA_TYPES: [&'static str; 4] = [
+        "application/json-patch+json",
+        "application/merge-patch+json",
+        "application/strategic-merge-patch+json",
+        "application/apply-patch+yaml",
+    ];
+
+    /// The kind of a Content-Type (parameters are ignored).
+    pub fn of_media_type(media_type: &str) -> Option<PatchKind> {
+        let essence = media_type.split(';').next().unwrap_or_default().trim();
+        match essence {
+            "application/json-patch+json" => Some(PatchKind::Json),
+            "application/merge-patch+json" => Some(PatchKind::Merge),
+            "application/strategic-merge-patch+json" => Some(PatchKind::Strategic),
+            "application/apply-patch+yaml" => Some(PatchKind::Apply),
+            _ => None,
+        }
+    }
+}
+
+/// Why a patch cannot be applied.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum PatchError {
+    /// The patch itself is malformed: 400.
+    #[error("{0}")]
+    Malformed(String),
+    /// The patch is well-formed but does not fit the object: 422.
+    #[error("{0}")]
+    Unprocessable(String),
+    /// The result does not fit the shape of the kind.
+    #[error(transparent)]
+    Decode(#[from] DecodeError),
+    /// The patch has too many operations: 413.
+    #[error("{0}")]
+    TooLarge(String),
+    /// This kind of patch is not served: 415.
+    #[error("apply patches are not served")]
+    Unsupported,
+}
+
+impl PatchError {
+    /// The Status the server answers with; group, version and kind are the endpoint's.
+    pub fn to_status(&self, group: &str, version: &str, kind: &str) -> Status {
+        match self {
+            PatchError::Malformed(text) => Status::bad_request(text.clone()),
+            PatchError::Unprocessable(text) => Status::new(
+                422,
+                "Invalid",
+                format!("the server rejected our request due to an error in our request: {text}"),
+            ),
+            PatchError::Decode(error) => error.to_status(group, version, kind),
+            PatchError::TooLarge(text) => Status::too_large(text),
+            PatchError::Unsupported => Status::unsupported_media_type(&PatchKind::MEDIA_TYPES[..3]),
+        }
+    }
+}
+
+/// Applies a patch to a document. The document is not changed when it fails.
+/// The strings are warnings for the client.
+pub fn apply_patch<'a>(
+    kind: PatchKind,
+    current: &Doc<'a>,
+    patch: &'a [u8],
+    validation: FieldValidation,
+    arena: &'a Bump,
+) -> Result<(Doc<'a>, Vec<String>), PatchError> {
+    let patch = parse_patch(kind, patch, arena)?;
+    let mut root = current.root().clone();
+    match kind {
+        PatchKind::Json => json::apply(&mut root, &patch, arena)?,
+        PatchKind::Merge => merge::apply(&mut root, patch, arena),
+        PatchKind::Strategic => {
+            strategic::apply(&mut root, patch, current.schema(), arena)?;
+        }
+        PatchKind::Apply => return Err(PatchError::Unsupported),
+    }
+    let (doc, warnings) = codec::coerce(root, current.schema(), validation, arena)?;
+    Ok((doc, warnings))
+}
+
+fn parse_patch<'a>(
+    kind: PatchKind,
+    bytes: &'a [u8],
+    arena: &'a Bump,
+) -> Result<Value<'a>, PatchError> {
+    let value = codec::parse(Format::Json, bytes, arena)
+        .map_err(|error| PatchError::Malformed(error.to_string()))?;
+    let fits = match kind {
+        PatchKind::Json => matches!(value, Value::List(_)),
+        PatchKind::Merge | PatchKind::Strategic | PatchKind::Apply => {
+            matches!(value, Value::Object(_))
+        }
+    };
+    if fits {
+        return Ok(value);
+    }
+    let wanted = if kind == PatchKind::Json {
+        "[]handlers.jsonPatchOp"
+    } else {
+        "map[string]interface {}"
+    };
+    Err(PatchError::Malformed(format!(
+        "error decoding patch: json: cannot unmarshal {} into Go value of type {wanted}",
+        crate::codec::json_kind(&value)
+    )))
+}
