@@ -8,5 +8,7 @@ pub mod config;
 pub mod join;
 pub mod net;
 pub mod pod;
+pub mod state;
+pub mod watch;
 
 pub use config::Config;
