@@ -625,7 +625,10 @@ impl Owner {
                 tracing::warn!(%error, "cannot mark the clean stop of the store");
             }
         }
-        for done in self.closing.take().unwrap_or_default() {
+        let closing = self.closing.take().unwrap_or_default();
+        // Whoever is told may open the directory again.
+        drop(self);
+        for done in closing {
             // Whoever asked may have stopped waiting.
             let _ = done.send(());
         }
