@@ -250,7 +250,7 @@ impl Lab {
 
     /// `kubectl` with this lab's kubeconfig.
     pub fn kubectl<S: AsRef<std::ffi::OsStr>>(&self, args: &[S]) -> Command {
-        let mut command = Command::new("kubectl");
+        let mut command = Command::new(workspace::kubectl().unwrap_or_else(|| "kubectl".into()));
         command.args(args);
         command.env("KUBECONFIG", self.kubeconfig());
         // discovery is cached in $HOME otherwise: a trace that `down` would not find

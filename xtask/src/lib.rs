@@ -3,10 +3,16 @@
 //! Compiled first on a fresh machine, so it has few dependencies and leaves the work to the
 //! programs every Linux has (ip, mount's callers, tar, sha256sum, nsenter, unshare).
 
-pub mod workspace;
-
 pub mod command;
 pub mod progress;
+pub mod workspace;
 
+pub mod setup;
+
+pub mod bpf;
+pub mod build;
 pub mod images;
+
 pub mod lab;
+
+pub mod up;

@@ -21,6 +21,28 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Task {
+    /// Install what is missing: programs, the BPF toolchain, kubectl
+    Setup,
+    /// Compile the BPF programs and the release binary
+    Build,
+    /// Set up, build, start a lab of three nodes, run the demo
+    Up {
+        /// Name of the lab
+        #[arg(default_value = lab::DEFAULT)]
+        name: String,
+        /// Stop when the nodes are Ready
+        #[arg(long)]
+        no_demo: bool,
+        /// Use what was built before
+        #[arg(long)]
+        no_build: bool,
+        /// containerd of the nodes; its shim, runc and ctr may lie beside it
+        #[arg(long)]
+        containerd: Option<PathBuf>,
+        /// Pods and Services get IPv6 addresses too
+        #[arg(long)]
+        ipv6: bool,
+    },
     /// Remove a lab and every trace of it
     Down {
         /// Name of the lab
@@ -49,6 +71,9 @@ enum Task {
     },
 }
 
+/// Port of the API on 127.0.0.1, if it is free.
+const DEFAULT_PORT: u16 = 6443;
+
 #[derive(Subcommand)]
 enum LabTask {
     /// Start only namespaces and containerd
@@ -66,6 +91,23 @@ enum LabTask {
 
 fn main() -> Result<()> {
     match Cli::parse().task {
+        Task::Setup => xtask::setup::setup(&Progress::shown()),
+        Task::Build => xtask::build::build(&Progress::shown()).map(drop),
+        Task::Up {
+            name,
+            no_demo,
+            no_build,
+            containerd,
+            ipv6,
+        } => {
+            let mut spec = Spec::new(&name);
+            spec.port = DEFAULT_PORT;
+            spec.ipv6 = ipv6;
+            if let Some(path) = containerd {
+                spec.containerd = path;
+            }
+            xtask::up::up(spec, !no_build, !no_demo)
+        }
         Task::Down { name, all } => down(name, all),
         Task::Lab { name, task } => lab_task(&name, task),
         Task::NodeInit { dir } => lab::node::init(&dir),

@@ -56,3 +56,14 @@ pub fn xtask() -> PathBuf {
         .map(|profile| profile.join("xtask"))
         .unwrap_or_else(|| target().join("debug/xtask"))
 }
+
+/// Programs that `setup` built.
+pub fn tools() -> PathBuf {
+    target().join("tools")
+}
+
+/// kubectl: one on PATH, else the one `setup` built.
+pub fn kubectl() -> Option<PathBuf> {
+    crate::command::find("kubectl")
+        .or_else(|| Some(tools().join("kubectl")).filter(|path| path.is_file()))
+}

