@@ -192,6 +192,11 @@ impl Lab {
         self.dir.join(place.to_string())
     }
 
+    /// Programs every place of the lab can run by name: windlass, toolbox.
+    pub fn programs(&self) -> PathBuf {
+        self.dir.join("bin")
+    }
+
     /// Log of a unit (`containerd`, `windlass`) of a node.
     pub fn log(&self, n: u8, unit: &str) -> PathBuf {
         self.place_dir(Place::Node(n))
@@ -240,6 +245,10 @@ impl Lab {
         }
         command.arg("--").args(argv);
         node::environment(&mut command);
+        command.env(
+            "PATH",
+            format!("{}:{}", self.programs().display(), node::PATH),
+        );
         Ok(command)
     }
 

@@ -123,8 +123,11 @@ fn main() -> Result<()> {
 fn lab_task(name: &str, task: LabTask) -> Result<()> {
     match task {
         LabTask::Bare => {
+            let images = xtask::images::build()?;
             let spec = Spec {
                 without_windlass: true,
+                images: images.archives,
+                toolbox: Some(images.toolbox),
                 ..Spec::new(name)
             };
             Lab::up(&spec, &Progress::shown())?;

@@ -37,7 +37,7 @@ fn path(containerd: &Path) -> String {
         .parent()
         .map(|dir| dir.display().to_string())
         .unwrap_or_default();
-    format!("{own}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+    format!("{own}:{}", node::PATH)
 }
 
 fn snapshotter(dir: &Path) -> Result<&'static str> {

@@ -138,6 +138,9 @@ pub fn tell(dir: &Path, line: &str) -> Result<()> {
     Ok(())
 }
 
+/// Where a node's programs are searched.
+pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
 /// The environment of everything in a node: the system's, not the caller's.
 pub fn environment(command: &mut Command) {
     let keep = ["TERM", "RUST_LOG", "RUST_BACKTRACE"].map(|key| (key, std::env::var_os(key)));

@@ -78,24 +78,21 @@ fn namespaces(lab: &Lab, progress: &Progress) -> Result<()> {
 /// Puts the binary where every node sees it. A changed one replaces the old by rename, and the
 /// units are killed: the upgrade of a machine.
 fn install(lab: &Lab, spec: &Spec, progress: &Progress) -> Result<()> {
-    fs::create_dir_all(lab.dir().join("bin"))?;
+    fs::create_dir_all(lab.programs())?;
+    if let Some(toolbox) = &spec.toolbox {
+        replace(toolbox, &lab.programs().join("toolbox"))?;
+    }
     if spec.without_windlass {
         return Ok(());
     }
-    let to = binary(lab);
-    if same(&spec.windlass, &to) {
-        return Ok(());
-    }
-    let replaced = to.exists();
-    let temporary = to.with_extension("new");
-    fs::copy(&spec.windlass, &temporary).with_context(|| {
+    let upgrade = binary(lab).exists();
+    let replaced = replace(&spec.windlass, &binary(lab)).with_context(|| {
         format!(
             "{}: build it with `cargo xtask build`",
             spec.windlass.display()
         )
     })?;
-    fs::rename(&temporary, &to)?;
-    if replaced {
+    if replaced && upgrade {
         for n in nodes().filter(|n| lab.unit(*n, "windlass").is_ok()) {
             lab.kill_unit(n, "windlass")?;
         }
@@ -104,8 +101,19 @@ fn install(lab: &Lab, spec: &Spec, progress: &Progress) -> Result<()> {
     Ok(())
 }
 
+/// Copies a program by rename, unless it is there already.
+fn replace(from: &Path, to: &Path) -> Result<bool> {
+    if same(from, to) {
+        return Ok(false);
+    }
+    let temporary = to.with_extension("new");
+    fs::copy(from, &temporary).with_context(|| from.display().to_string())?;
+    fs::rename(&temporary, to)?;
+    Ok(true)
+}
+
 fn binary(lab: &Lab) -> PathBuf {
-    lab.dir().join("bin/windlass")
+    lab.programs().join("windlass")
 }
 
 fn same(a: &Path, b: &Path) -> bool {
@@ -168,17 +176,11 @@ fn start_containerd(lab: &Lab, n: u8, spec: &Spec) -> Result<()> {
 fn outside(lab: &Lab, spec: &Spec) -> Result<()> {
     let dir = lab.place_dir(Place::Outside);
     let record = dir.join("toolbox.pid");
-    let Some(toolbox) = &spec.toolbox else {
-        return Ok(());
-    };
-    if Process::recorded(&record)?.is_some() {
+    if spec.toolbox.is_none() || Process::recorded(&record)?.is_some() {
         return Ok(());
     }
-    let toolbox = toolbox.display().to_string();
-    let mut command = lab.exec(
-        Place::Outside,
-        &["setsid", &toolbox, "outside", &OUTSIDE.to_string()],
-    )?;
+    let argv = ["setsid", "toolbox", "outside", &OUTSIDE.to_string()];
+    let mut command = lab.exec(Place::Outside, &argv)?;
     background(&mut command, &dir, "toolbox")
 }
 
