@@ -22,6 +22,10 @@ pub const CT_SERVICE: u16 = 4;
 pub const CT_ASSURED: u16 = 8;
 /// Addresses or ports differ from the key: the packet is rewritten.
 pub const CT_REWRITE: u16 = 16;
+/// Begun by a packet of the middle of a TCP connection and not yet answered by anything but a reset.
+pub const CT_PICKUP: u16 = 32;
+/// Source and destination are the same pod, which reached itself through a Service.
+pub const CT_HAIRPIN: u16 = 64;
 
 /// Seconds without a packet until an entry ends.
 pub mod timeout {

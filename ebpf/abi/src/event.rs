@@ -124,6 +124,10 @@ outcomes! {
     RelatedNat = 39, "icmp_error_not_translated";
     /// A reply towards a protocol that cannot be SNATed (SCTP).
     SnatProtocol = 40, "snat_protocol_not_supported";
+    /// A mid-flow packet to a SNAT port without a conntrack entry and without a socket.
+    NoFlow = 41, "no_such_flow";
+    /// A reset in answer to a packet that was picked up on the wrong side of a translation.
+    ResetGuarded = 42, "reset_guarded";
 }
 
 /// First outcome that is a drop.

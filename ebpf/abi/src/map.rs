@@ -2,6 +2,22 @@
 //! Raise a version whenever the shape or the meaning of its key or value changes; maps whose version and
 //! `MapInfo` are unchanged are taken over by a new agent, others are built anew beside the old.
 
+use crate::event::{COUNTERS, Count, TAILS};
+use crate::{V4, V6, limits};
+
+/// `bpf_map_type` of a map.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Hash = 1,
+    Array = 2,
+    ProgArray = 3,
+    PerCpuArray = 6,
+    LruHash = 9,
+    LpmTrie = 11,
+    RingBuf = 27,
+}
+
 /// What happens to a map's contents when a new agent or a new version starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Keep {
@@ -9,7 +25,7 @@ pub enum Keep {
     Derived,
     /// Holds flows; frozen layout with reserved bytes, changed only on purpose.
     State,
-    /// Belongs to one load of the programs (tail calls, scratch).
+    /// Belongs to one load of the programs.
     Load,
 }
 
@@ -22,73 +38,90 @@ pub struct MapDef {
     pub version: u16,
     /// What happens to its contents.
     pub keep: Keep,
+    /// Its type.
+    pub kind: Kind,
+    /// Bytes of a key.
+    pub key: usize,
+    /// Bytes of a value.
+    pub value: usize,
+    /// Default of `max_entries`.
+    pub entries: u32,
 }
 
 macro_rules! maps {
-    ($($(#[$meta:meta])* $ident:ident = $name:literal, $version:literal, $keep:ident;)*) => {
+    ($($(#[$meta:meta])* $ident:ident = $name:literal, $version:literal, $keep:ident,
+       $kind:ident[$entries:expr], $key:ty => $value:ty;)*) => {
         $($(#[$meta])* pub const $ident: &str = $name;)*
         /// All maps.
         pub const ALL: &[MapDef] = &[
-            $(MapDef { name: $name, version: $version, keep: Keep::$keep },)*
+            $(MapDef {
+                name: $name,
+                version: $version,
+                keep: Keep::$keep,
+                kind: Kind::$kind,
+                key: size_of::<$key>(),
+                value: size_of::<$value>(),
+                entries: $entries,
+            },)*
         ];
     };
 }
 
 maps! {
-    /// array[1] of [`crate::Cfg`].
-    CFG = "cfg", 1, Derived;
-    /// per-CPU array[[`crate::event::COUNTERS`]] of [`crate::event::Count`], index [`crate::event::counter`].
-    METRICS = "metrics", 1, Derived;
-    /// ring buffer of [`crate::Event`].
-    EVENTS = "events", 1, Load;
-    /// program array, index [`crate::event::Tail`].
-    TAIL = "tail", 1, Load;
-    /// hash: address → [`crate::LocalAddr`].
-    IP4 = "ip4", 1, Derived;
+    /// [`crate::Cfg`], index 0.
+    CFG = "cfg", 1, Derived, Array[1], u32 => crate::Cfg;
+    /// Counters, index [`crate::event::counter`].
+    METRICS = "metrics", 1, Derived, PerCpuArray[COUNTERS], u32 => Count;
+    /// [`crate::Event`]s.
+    EVENTS = "events", 1, Derived, RingBuf[limits::EVENT_BYTES], () => ();
+    /// Tail calls, index [`crate::event::Tail`].
+    TAIL = "tail", 1, Load, ProgArray[TAILS], u32 => u32;
+    /// Local addresses.
+    IP4 = "ip4", 1, Derived, Hash[limits::LOCAL_ADDRS], V4 => crate::LocalAddr;
     /// See [`IP4`].
-    IP6 = "ip6", 1, Derived;
-    /// hash: `ep_ix` (u32) → [`crate::Endpoint`].
-    EP = "ep", 1, Derived;
-    /// array: `ep_ix` → [`crate::Mac`].
-    EP_MAC = "ep_mac", 1, Derived;
-    /// array: `ep_ix` → policy epoch (u32). Only ever incremented, also across agents.
-    EPOCH = "epoch", 1, State;
-    /// hash: [`crate::FeKey`] → [`crate::FeValue`].
-    FE4 = "fe4", 1, Derived;
+    IP6 = "ip6", 1, Derived, Hash[limits::LOCAL_ADDRS], V6 => crate::LocalAddr;
+    /// Local endpoints by `ep_ix`.
+    EP = "ep", 1, Derived, Hash[limits::ENDPOINTS], u32 => crate::Endpoint;
+    /// MACs by `ep_ix`.
+    EP_MAC = "ep_mac", 1, Derived, Array[limits::ENDPOINTS], u32 => crate::Mac;
+    /// Policy epoch by `ep_ix`. Only ever incremented, also across agents.
+    EPOCH = "epoch", 1, State, Array[limits::ENDPOINTS], u32 => u32;
+    /// Frontends.
+    FE4 = "fe4", 1, Derived, Hash[limits::FRONTENDS], crate::FeKey<V4> => crate::FeValue;
     /// See [`FE4`].
-    FE6 = "fe6", 1, Derived;
-    /// hash: `svc_id` (u32) → [`crate::Service`].
-    SVC = "svc", 1, Derived;
-    /// hash: [`crate::BeKey`] → [`crate::BeValue`].
-    BE4 = "be4", 1, Derived;
+    FE6 = "fe6", 1, Derived, Hash[limits::FRONTENDS], crate::FeKey<V6> => crate::FeValue;
+    /// Service ports by `svc_id`.
+    SVC = "svc", 1, Derived, Hash[limits::SERVICES], u32 => crate::Service;
+    /// Backend slots.
+    BE4 = "be4", 1, Derived, Hash[limits::BACKENDS], crate::BeKey => crate::BeValue<V4>;
     /// See [`BE4`].
-    BE6 = "be6", 1, Derived;
-    /// array: `be_ix` → incarnation (u32), only ever incremented.
-    LIVE = "live", 1, State;
-    /// LPM: [`crate::NetKey`] → [`crate::NetValue`].
-    NET4 = "net4", 1, Derived;
+    BE6 = "be6", 1, Derived, Hash[limits::BACKENDS], crate::BeKey => crate::BeValue<V6>;
+    /// Incarnation by `be_ix`, only ever incremented.
+    LIVE = "live", 1, State, Array[limits::INCARNATIONS], u32 => u32;
+    /// Ranges.
+    NET4 = "net4", 1, Derived, LpmTrie[limits::NETS], crate::NetKey<V4> => crate::NetValue;
     /// See [`NET4`].
-    NET6 = "net6", 1, Derived;
-    /// hash: address → class (u32).
-    PEER4 = "peer4", 1, Derived;
+    NET6 = "net6", 1, Derived, LpmTrie[limits::NETS], crate::NetKey<V6> => crate::NetValue;
+    /// Class of an address.
+    PEER4 = "peer4", 1, Derived, Hash[limits::PEERS], V4 => u32;
     /// See [`PEER4`].
-    PEER6 = "peer6", 1, Derived;
-    /// hash: [`crate::PolKey`] → [`crate::PolValue`].
-    POL = "pol", 1, Derived;
-    /// LPM: [`crate::PolxKey`] → u32 (1).
-    POLX = "polx", 1, Derived;
-    /// array: node index → [`crate::Node`].
-    NODE = "node", 1, Derived;
-    /// LRU: [`crate::CtKey`] → [`crate::CtValue`], TCP.
-    CT4_TCP = "ct4_tcp", 1, State;
-    /// LRU, everything but TCP.
-    CT4_ANY = "ct4_any", 1, State;
+    PEER6 = "peer6", 1, Derived, Hash[limits::PEERS], V6 => u32;
+    /// Policy rows.
+    POL = "pol", 1, Derived, Hash[limits::POLICY_ROWS], crate::PolKey => crate::PolValue;
+    /// Port prefixes that did not fit a row.
+    POLX = "polx", 1, Derived, LpmTrie[limits::POLICY_OVERFLOW], crate::PolxKey => u32;
+    /// Nodes by index.
+    NODE = "node", 1, Derived, Array[limits::NODES], u32 => crate::Node;
+    /// Flows, TCP.
+    CT4_TCP = "ct4_tcp", 1, State, LruHash[limits::CT4_TCP], crate::CtKey<V4> => crate::CtValue<V4>;
+    /// Flows, everything but TCP.
+    CT4_ANY = "ct4_any", 1, State, LruHash[limits::CT4_ANY], crate::CtKey<V4> => crate::CtValue<V4>;
     /// See [`CT4_TCP`].
-    CT6_TCP = "ct6_tcp", 1, State;
+    CT6_TCP = "ct6_tcp", 1, State, LruHash[limits::CT6_TCP], crate::CtKey<V6> => crate::CtValue<V6>;
     /// See [`CT4_ANY`].
-    CT6_ANY = "ct6_any", 1, State;
-    /// LRU: [`crate::SockKey`] → [`crate::SockValue`].
-    SOCK4 = "sock4", 1, State;
+    CT6_ANY = "ct6_any", 1, State, LruHash[limits::CT6_ANY], crate::CtKey<V6> => crate::CtValue<V6>;
+    /// Translated host sockets.
+    SOCK4 = "sock4", 1, State, LruHash[limits::SOCKETS], crate::SockKey<V4> => crate::SockValue<V4>;
     /// See [`SOCK4`].
-    SOCK6 = "sock6", 1, State;
+    SOCK6 = "sock6", 1, State, LruHash[limits::SOCKETS], crate::SockKey<V6> => crate::SockValue<V6>;
 }
