@@ -1,4 +1,12 @@
 //! The net half: the datapath.
 
+pub mod ipam;
+pub mod load;
+pub mod maps;
 pub mod netlink;
 pub mod netns;
+pub mod plan;
+pub mod rows;
+pub mod sysctl;
+pub mod veth;
+pub mod writer;

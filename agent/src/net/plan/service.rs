@@ -1,0 +1,612 @@
+//! Services → frontends, service ports and backend lists. Two stages: [`program`] says, without any
+//! number of the kernel's, what one Service wants; [`Services::plan`] gives ids, compares with what the
+//! maps hold and yields the steps, a changed endpoint being three writes at any size of list.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use abi::{Addr, BeKey, BeValue, FeKey, FeValue, List, Port, V4, V6};
+
+use super::backend::{Backends, Here, Target, backends};
+use crate::net::rows::{Key, Row, Step, Tables};
+use crate::state::{EndpointSlice, ObjectKey, Protocol, Service, ServiceKind};
+
+/// What identifies a service port: one per family, so that lists are of one family.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PortId {
+    pub service: ObjectKey,
+    pub name: String,
+    pub protocol: Protocol,
+    pub ipv4: bool,
+}
+
+/// An address, port and scope at which a service port is reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Frontend {
+    /// Unspecified for NodePorts.
+    pub address: IpAddr,
+    pub port: u16,
+    pub protocol: Protocol,
+    /// `abi::SCOPE_*`.
+    pub scope: u8,
+    /// `abi::FE_*`.
+    pub flags: u16,
+}
+
+/// What one service port wants.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PortProgram {
+    pub id: PortId,
+    pub frontends: Vec<Frontend>,
+    pub backends: Backends,
+    pub affinity_seconds: u32,
+}
+
+/// What one Service wants.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Program {
+    pub ports: Vec<PortProgram>,
+    /// Living VIPs: address and scope.
+    pub markers: BTreeSet<(IpAddr, u8)>,
+}
+
+/// The nodes, as far as backends are concerned.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Nodes {
+    /// Name → index in the `node` map.
+    pub index: HashMap<Arc<str>, u16>,
+    /// Addresses of the nodes themselves.
+    pub addresses: HashSet<IpAddr>,
+}
+
+/// Limits reached: what did not fit is left out, and reported.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    #[error("{service}: no free backend identity (limit {})", abi::limits::INCARNATIONS)]
+    Identities { service: ObjectKey },
+    #[error("{service}: {have} endpoints, limit {}", abi::limits::LIST)]
+    List { service: ObjectKey, have: usize },
+}
+
+/// Ids given out, and which rows belong to which Service.
+#[derive(Debug, Default)]
+pub struct Services {
+    ports: HashMap<PortId, Installed>,
+    owned: HashMap<ObjectKey, Owned>,
+    /// Service that wrote a frontend last.
+    owner: HashMap<Key, ObjectKey>,
+    /// Ids of service ports in use.
+    taken: HashSet<u32>,
+    svc_ids: Ids,
+    list_ids: Ids,
+    identities: Identities,
+    recovered: bool,
+}
+
+#[derive(Debug, Clone)]
+struct Installed {
+    svc_id: u32,
+    cluster: u32,
+    local: u32,
+    /// Backend → index into `live`.
+    identities: BTreeMap<Target, u32>,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Owned {
+    frontends: Vec<Key>,
+    ports: Vec<PortId>,
+}
+
+/// Ids from 1 that are not given out twice within a run.
+#[derive(Debug, Default)]
+struct Ids {
+    last: u32,
+}
+
+/// Indices into `live`, handed out round-robin so that a freed one is the last to be used again.
+#[derive(Debug, Default)]
+struct Identities {
+    used: HashSet<u32>,
+    last: u32,
+}
+
+// === programs ===
+
+/// What `service` wants on this node. `sockets` are VIPs served by a socket of the node (DNS).
+pub fn program(
+    service: &Service,
+    slices: &[Arc<EndpointSlice>],
+    here: &Here,
+    sockets: &[IpAddr],
+) -> Program {
+    let mut program = Program::default();
+    if service.headless || service.foreign_proxy || service.kind == ServiceKind::ExternalName {
+        return program;
+    }
+    for port in &service.ports {
+        for ipv4 in [true, false] {
+            let mut frontends = Vec::new();
+            for vip in vips(service).filter(|v| v.address.is_ipv4() == ipv4) {
+                if sockets.contains(&vip.address) {
+                    continue;
+                }
+                program.markers.insert((vip.address, vip.scope));
+                frontends.push(Frontend { port: port.port, protocol: port.protocol, ..vip });
+            }
+            if let Some(node_port) = port.node_port.filter(|_| has_family(service, ipv4)) {
+                frontends.extend(node_port_frontends(service, node_port, port.protocol, ipv4));
+            }
+            if frontends.is_empty() {
+                continue;
+            }
+            program.ports.push(PortProgram {
+                id: PortId {
+                    service: service.key.clone(),
+                    name: port.name.clone(),
+                    protocol: port.protocol,
+                    ipv4,
+                },
+                frontends,
+                backends: backends(port, slices, here, ipv4),
+                affinity_seconds: service.affinity_seconds.unwrap_or(0),
+            });
+        }
+    }
+    program
+}
+
+fn has_family(service: &Service, ipv4: bool) -> bool {
+    service.cluster_ips.iter().any(|ip| ip.is_ipv4() == ipv4)
+}
+
+/// The VIPs of a Service with scope and flags; port and protocol are still to be filled in.
+fn vips(service: &Service) -> impl Iterator<Item = Frontend> {
+    let vip = |address: &IpAddr, scope, flags| Frontend {
+        address: *address,
+        port: 0,
+        protocol: Protocol::Tcp,
+        scope,
+        flags,
+    };
+    let internal = if service.internal_local { abi::FE_LOCAL } else { 0 };
+    let cluster =
+        service.cluster_ips.iter().map(move |ip| vip(ip, abi::SCOPE_INTERNAL, internal));
+    let balanced: &[IpAddr] = match service.kind {
+        ServiceKind::LoadBalancer => &service.load_balancer_ips,
+        ServiceKind::ClusterIp | ServiceKind::NodePort | ServiceKind::ExternalName => &[],
+    };
+    let external = external_flags(service);
+    let outside = service.external_ips.iter().chain(balanced).flat_map(move |ip| {
+        // What a pod or a node sends to an external address is cluster traffic, whatever the policy.
+        [vip(ip, abi::SCOPE_INTERNAL, abi::FE_NODE_PORT), vip(ip, abi::SCOPE_EXTERNAL, external)]
+    });
+    cluster.chain(outside)
+}
+
+fn external_flags(service: &Service) -> u16 {
+    abi::FE_NODE_PORT | if service.external_local { abi::FE_LOCAL } else { 0 }
+}
+
+fn node_port_frontends(
+    service: &Service,
+    port: u16,
+    protocol: Protocol,
+    ipv4: bool,
+) -> [Frontend; 2] {
+    let address = if ipv4 {
+        IpAddr::from(std::net::Ipv4Addr::UNSPECIFIED)
+    } else {
+        IpAddr::from(std::net::Ipv6Addr::UNSPECIFIED)
+    };
+    let at = |scope, flags| Frontend { address, port, protocol, scope, flags };
+    [
+        at(abi::SCOPE_INTERNAL, abi::FE_NODE_PORT),
+        at(abi::SCOPE_EXTERNAL, external_flags(service)),
+    ]
+}
+
+// === impl Services ===
+
+impl Services {
+    /// Recovers ids and identities from what the maps hold, so that a new agent changes nothing.
+    pub fn recover(&mut self, current: &Tables) {
+        if std::mem::replace(&mut self.recovered, true) {
+            return;
+        }
+        self.svc_ids.last = current.svc.keys().copied().max().unwrap_or(0);
+        let lists4 = current.be4.keys().map(|k| k.list);
+        let lists6 = current.be6.keys().map(|k| k.list);
+        let headers = current.svc.values().flat_map(|s| [s.cluster.list, s.local.list]);
+        self.list_ids.last = lists4.chain(lists6).chain(headers).max().unwrap_or(0);
+        let used4 = current.be4.values().map(|b| b.be_ix);
+        self.identities.used = used4.chain(current.be6.values().map(|b| b.be_ix)).collect();
+        self.identities.last = self.identities.used.iter().copied().max().unwrap_or(0);
+    }
+
+    /// Steps that make the maps hold `program` for `service` (an empty program removes it).
+    pub fn plan(
+        &mut self,
+        service: &ObjectKey,
+        program: &Program,
+        nodes: &Nodes,
+        current: &Tables,
+    ) -> (Vec<Step>, Vec<Refused>) {
+        self.recover(current);
+        let (mut steps, mut refused) = (Vec::new(), Vec::new());
+        let mut fe_rows = Vec::new();
+        for port in &program.ports {
+            let svc_id = if port.id.ipv4 {
+                self.plan_port::<V4>(port, nodes, current, &mut steps, &mut refused)
+            } else {
+                self.plan_port::<V6>(port, nodes, current, &mut steps, &mut refused)
+            };
+            for frontend in &port.frontends {
+                fe_rows.push(frontend_row(frontend, svc_id));
+            }
+        }
+        for (address, scope) in &program.markers {
+            fe_rows.push(marker_row(*address, *scope));
+        }
+        let frontends: Vec<Key> = fe_rows.iter().map(Row::key).collect();
+        self.owner.extend(frontends.iter().map(|key| (*key, service.clone())));
+        steps.extend(fe_rows.into_iter().map(Step::Put));
+        let ports = program.ports.iter().map(|p| p.id.clone()).collect();
+        let old = self.owned.insert(service.clone(), Owned { frontends, ports });
+        steps.extend(self.removals(service, old.unwrap_or_default(), current));
+        if program.ports.is_empty() {
+            self.owned.remove(service);
+        }
+        (steps, refused)
+    }
+
+    /// Rows nobody owns: run once after the first full sync, when every Service has been planned.
+    pub fn prune(&self, current: &Tables, keep: &[Row]) -> Vec<Step> {
+        let mut owned: HashSet<Key> =
+            self.owned.values().flat_map(|o| o.frontends.iter().copied()).collect();
+        owned.extend(keep.iter().map(Row::key));
+        let svcs: HashSet<u32> = self.ports.values().map(|p| p.svc_id).collect();
+        let headers = svcs.iter().filter_map(|id| current.svc.get(id));
+        let lists: HashMap<u32, u32> =
+            headers.flat_map(|s| [(s.cluster.list, s.cluster.n), (s.local.list, s.local.n)]).collect();
+        let dead_slot = |k: &&BeKey| lists.get(&k.list).is_none_or(|n| k.slot >= *n);
+        let fe4 = current.fe4.keys().map(|k| Key::Fe4(*k));
+        let fe6 = current.fe6.keys().map(|k| Key::Fe6(*k));
+        let stale = fe4.chain(fe6).filter(|k| !owned.contains(k)).map(Step::Remove);
+        let mut steps: Vec<Step> = stale.collect();
+        let dead = current.svc.keys().filter(|id| !svcs.contains(id));
+        steps.extend(dead.map(|id| Step::Retire(Key::Svc(*id))));
+        let be4 = current.be4.keys().filter(dead_slot).map(|k| Key::Be4(*k));
+        let be6 = current.be6.keys().filter(dead_slot).map(|k| Key::Be6(*k));
+        steps.extend(be4.chain(be6).map(Step::Retire));
+        steps
+    }
+
+    /// Services that have rows.
+    pub fn installed(&self) -> impl Iterator<Item = &ObjectKey> {
+        self.owned.keys()
+    }
+
+    /// Backends first, then the service port; returns its id.
+    fn plan_port<A: Family>(
+        &mut self,
+        port: &PortProgram,
+        nodes: &Nodes,
+        current: &Tables,
+        steps: &mut Vec<Step>,
+        refused: &mut Vec<Refused>,
+    ) -> u32 {
+        let mut installed = match self.ports.remove(&port.id) {
+            Some(installed) => installed,
+            None => self.adopt::<A>(port, current),
+        };
+        let mut wanted = BTreeMap::new();
+        for (target, node) in &port.backends.serving {
+            let Some(be_ix) = self.identity(&mut installed, *target, steps) else {
+                refused.push(Refused::Identities { service: port.id.service.clone() });
+                continue;
+            };
+            wanted.insert(*target, backend_value::<A>(*target, node.as_deref(), be_ix, nodes));
+        }
+        let old = current.svc.get(&installed.svc_id);
+        let mut list = |id: u32, n: u32, targets: &[Target]| {
+            if targets.len() > abi::limits::LIST as usize {
+                let have = targets.len();
+                refused.push(Refused::List { service: port.id.service.clone(), have });
+            }
+            let values = targets.iter().filter_map(|t| wanted.get(t).copied());
+            let values: Vec<_> = values.take(abi::limits::LIST as usize).collect();
+            plan_list::<A>(id, n, &values, current)
+        };
+        let cluster = list(installed.cluster, old.map_or(0, |s| s.cluster.n), &port.backends.cluster);
+        let local = list(installed.local, old.map_or(0, |s| s.local.n), &port.backends.local);
+        steps.extend(cluster.writes.iter().chain(&local.writes).copied().map(Step::Put));
+        let value = abi::Service {
+            cluster: List { list: installed.cluster, n: cluster.n },
+            local: List { list: installed.local, n: local.n },
+            affinity: port.affinity_seconds,
+            algorithm: 0,
+            flags: if port.affinity_seconds > 0 { abi::SVC_AFFINITY } else { 0 },
+            reserved: [0; 2],
+        };
+        steps.push(Step::Put(Row::Svc(installed.svc_id, value)));
+        steps.extend(cluster.tail.iter().chain(&local.tail).copied().map(Step::Retire));
+        self.release(&mut installed, |t| !port.backends.serving.contains_key(t), steps);
+        let svc_id = installed.svc_id;
+        self.ports.insert(port.id.clone(), installed);
+        svc_id
+    }
+
+    /// The service port an earlier agent made for the same frontends, or a new one.
+    fn adopt<A: Family>(&mut self, port: &PortProgram, current: &Tables) -> Installed {
+        let of_frontend = |f: &Frontend| match frontend_row(f, 0) {
+            Row::Fe4(key, _) => current.fe4.get(&key).map(|v| v.svc_id),
+            Row::Fe6(key, _) => current.fe6.get(&key).map(|v| v.svc_id),
+            _ => None,
+        };
+        let mut ids = port.frontends.iter().filter_map(of_frontend);
+        let known = ids.find(|id| *id != 0 && !self.taken.contains(id));
+        if let Some((id, svc)) = known.and_then(|id| Some((id, current.svc.get(&id)?))) {
+            self.taken.insert(id);
+            let slots = [svc.cluster, svc.local].into_iter().flat_map(|list| {
+                (0..list.n).map(move |slot| BeKey { list: list.list, slot })
+            });
+            let rows = slots.filter_map(|key| A::backends(current).get(&key));
+            let identities =
+                rows.map(|v| (Target { address: A::ip(v.addr), port: v.port.get() }, v.be_ix));
+            return Installed {
+                svc_id: id,
+                cluster: svc.cluster.list,
+                local: svc.local.list,
+                identities: identities.collect(),
+            };
+        }
+        let svc_id = self.svc_ids.next();
+        self.taken.insert(svc_id);
+        Installed {
+            svc_id,
+            cluster: self.list_ids.next(),
+            local: self.list_ids.next(),
+            identities: BTreeMap::new(),
+        }
+    }
+
+    fn identity(
+        &mut self,
+        installed: &mut Installed,
+        target: Target,
+        steps: &mut Vec<Step>,
+    ) -> Option<u32> {
+        if let Some(be_ix) = installed.identities.get(&target) {
+            return Some(*be_ix);
+        }
+        let be_ix = self.identities.take()?;
+        steps.push(Step::BumpLive(be_ix));
+        installed.identities.insert(target, be_ix);
+        Some(be_ix)
+    }
+
+    /// Ends the identities that `gone` selects: flows to them choose again.
+    fn release(
+        &mut self,
+        installed: &mut Installed,
+        gone: impl Fn(&Target) -> bool,
+        steps: &mut Vec<Step>,
+    ) {
+        let ended: Vec<Target> = installed.identities.keys().copied().filter(gone).collect();
+        for target in ended {
+            if let Some(be_ix) = installed.identities.remove(&target) {
+                self.identities.used.remove(&be_ix);
+                steps.push(Step::BumpLive(be_ix));
+            }
+        }
+    }
+
+    /// What `service` owned and does not any more: frontends, then service ports, then backends.
+    fn removals(&mut self, service: &ObjectKey, old: Owned, current: &Tables) -> Vec<Step> {
+        let now = self.owned.get(service).cloned().unwrap_or_default();
+        let kept: HashSet<&Key> = now.frontends.iter().collect();
+        let mut steps = Vec::new();
+        for key in old.frontends.iter().filter(|k| !kept.contains(k)) {
+            // A frontend that another Service has taken over meanwhile is not ours to remove.
+            if self.owner.get(key) == Some(service) {
+                self.owner.remove(key);
+                steps.push(Step::Remove(*key));
+            }
+        }
+        for id in old.ports.iter().filter(|id| !now.ports.contains(id)) {
+            let Some(mut installed) = self.ports.remove(id) else { continue };
+            self.taken.remove(&installed.svc_id);
+            steps.push(Step::Retire(Key::Svc(installed.svc_id)));
+            if let Some(svc) = current.svc.get(&installed.svc_id) {
+                steps.extend(slots(svc.cluster, id.ipv4).chain(slots(svc.local, id.ipv4)));
+            }
+            self.release(&mut installed, |_| true, &mut steps);
+        }
+        steps
+    }
+}
+
+fn slots(list: List, ipv4: bool) -> impl Iterator<Item = Step> {
+    (0..list.n).map(move |slot| {
+        let key = BeKey { list: list.list, slot };
+        Step::Retire(if ipv4 { Key::Be4(key) } else { Key::Be6(key) })
+    })
+}
+
+// === lists ===
+
+struct ListPlan {
+    writes: Vec<Row>,
+    tail: Vec<Key>,
+    n: u32,
+}
+
+/// Swap-remove: backends that stay keep their slot, new ones fill holes, the last ones move into the
+/// holes that remain, and the tail is retired. `n` is the number of slots in use now.
+fn plan_list<A: Family>(
+    list: u32,
+    n: u32,
+    wanted: &[BeValue<A>],
+    current: &Tables,
+) -> ListPlan {
+    let rows = A::backends(current);
+    let mut by_identity: BTreeMap<u32, BeValue<A>> = wanted.iter().map(|v| (v.be_ix, *v)).collect();
+    let mut slots: Vec<Option<BeValue<A>>> = (0..n)
+        .map(|slot| {
+            let old = rows.get(&BeKey { list, slot })?;
+            by_identity.remove(&old.be_ix)
+        })
+        .collect();
+    let mut fresh: Vec<BeValue<A>> = by_identity.into_values().collect();
+    fresh.reverse();
+    for slot in slots.iter_mut().filter(|s| s.is_none()) {
+        *slot = fresh.pop();
+    }
+    while let Some(hole) = slots.iter().position(Option::is_none) {
+        let last = slots.pop().flatten();
+        if hole < slots.len() {
+            slots[hole] = last;
+        }
+    }
+    slots.extend(fresh.into_iter().rev().map(Some));
+    let kept = u32::try_from(slots.len()).expect("lists are cut at abi::limits::LIST");
+    let rows = (0u32..).zip(slots.into_iter().flatten()).map(|(slot, value)| {
+        (slot, A::backend_row(BeKey { list, slot }, BeValue { list, ..value }))
+    });
+    // A slot beyond the old end may be waiting for its removal: it is written in any case.
+    let changed = rows.filter(|(slot, row)| *slot >= n || !current.has(row));
+    ListPlan {
+        writes: changed.map(|(_, row)| row).collect(),
+        tail: (kept..n).map(|slot| A::backend_key(BeKey { list, slot })).collect(),
+        n: kept,
+    }
+}
+
+fn backend_value<A: Family>(
+    target: Target,
+    node: Option<&str>,
+    be_ix: u32,
+    nodes: &Nodes,
+) -> BeValue<A> {
+    BeValue {
+        addr: A::from_ip(target.address).expect("targets are chosen by family"),
+        port: Port::new(target.port),
+        node: node.and_then(|name| nodes.index.get(name)).copied().unwrap_or(0),
+        be_ix,
+        list: 0,
+        flags: if nodes.addresses.contains(&target.address) { abi::BE_HOST } else { 0 },
+        reserved: 0,
+    }
+}
+
+// === frontends ===
+
+/// The row of a frontend.
+pub fn frontend_row(frontend: &Frontend, svc_id: u32) -> Row {
+    let Frontend { address, port, protocol, scope, flags } = *frontend;
+    fe_row(address, Port::new(port), protocol.number(), scope, FeValue { svc_id, flags, reserved: 0 })
+}
+
+fn marker_row(address: IpAddr, scope: u8) -> Row {
+    let value = FeValue { svc_id: 0, flags: abi::FE_MARKER, reserved: 0 };
+    fe_row(address, Port::new(0), 0, scope, value)
+}
+
+/// Frontends of the addresses a socket of the node serves: left to the stack.
+pub fn socket_rows(addresses: &[IpAddr], port: u16) -> Vec<Row> {
+    let value = FeValue { svc_id: 0, flags: abi::FE_SOCKET, reserved: 0 };
+    let protocols = [abi::PROTO_TCP, abi::PROTO_UDP];
+    let row = |ip: &IpAddr, proto| {
+        fe_row(*ip, Port::new(port), proto, abi::SCOPE_INTERNAL, value)
+    };
+    addresses.iter().flat_map(|ip| protocols.map(|proto| row(ip, proto))).collect()
+}
+
+fn fe_row(address: IpAddr, port: Port, proto: u8, scope: u8, value: FeValue) -> Row {
+    match address {
+        IpAddr::V4(a) => Row::Fe4(FeKey { addr: a.into(), port, proto, scope }, value),
+        IpAddr::V6(a) => Row::Fe6(FeKey { addr: a.into(), port, proto, scope }, value),
+    }
+}
+
+// === families ===
+
+/// The rows of one family.
+pub trait Family: Addr {
+    fn from_ip(ip: IpAddr) -> Option<Self>;
+    fn ip(self) -> IpAddr;
+    fn backends(tables: &Tables) -> &HashMap<BeKey, BeValue<Self>>;
+    fn backend_row(key: BeKey, value: BeValue<Self>) -> Row;
+    fn backend_key(key: BeKey) -> Key;
+}
+
+impl Family for V4 {
+    fn from_ip(ip: IpAddr) -> Option<Self> {
+        match ip {
+            IpAddr::V4(a) => Some(a.into()),
+            IpAddr::V6(_) => None,
+        }
+    }
+    fn ip(self) -> IpAddr {
+        IpAddr::V4(self.into())
+    }
+    fn backends(tables: &Tables) -> &HashMap<BeKey, BeValue<Self>> {
+        &tables.be4
+    }
+    fn backend_row(key: BeKey, value: BeValue<Self>) -> Row {
+        Row::Be4(key, value)
+    }
+    fn backend_key(key: BeKey) -> Key {
+        Key::Be4(key)
+    }
+}
+
+impl Family for V6 {
+    fn from_ip(ip: IpAddr) -> Option<Self> {
+        match ip {
+            IpAddr::V6(a) => Some(a.into()),
+            IpAddr::V4(_) => None,
+        }
+    }
+    fn ip(self) -> IpAddr {
+        IpAddr::V6(self.into())
+    }
+    fn backends(tables: &Tables) -> &HashMap<BeKey, BeValue<Self>> {
+        &tables.be6
+    }
+    fn backend_row(key: BeKey, value: BeValue<Self>) -> Row {
+        Row::Be6(key, value)
+    }
+    fn backend_key(key: BeKey) -> Key {
+        Key::Be6(key)
+    }
+}
+
+// === ids ===
+
+impl Ids {
+    fn next(&mut self) -> u32 {
+        self.last = self.last.checked_add(1).unwrap_or(1);
+        self.last
+    }
+}
+
+impl Identities {
+    fn take(&mut self) -> Option<u32> {
+        let limit = abi::limits::INCARNATIONS - 1;
+        if self.used.len() >= limit as usize {
+            return None;
+        }
+        loop {
+            self.last = self.last % limit + 1;
+            if self.used.insert(self.last) {
+                return Some(self.last);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
