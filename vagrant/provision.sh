@@ -31,7 +31,7 @@ mkdir -p /etc/windlass
 } > /etc/windlass/node.env
 
 if [ "$role" = agent ]; then
-  install -m 600 /vagrant/.cluster/join-token /etc/windlass/join-token
+  (umask 077; echo "WINDLASS_TOKEN=$(cat /vagrant/.cluster/join-token)" > /etc/windlass/token.env)
 fi
 systemctl daemon-reload
 systemctl enable --now "windlass-$role"
