@@ -1,1 +1,90 @@
-//! controllers
+//! The controllers: each decides by a pure `plan` what its objects need, one driver runs them all.
+//!
+//! `driver` moves data: feeds → `view` → queues → plans → apply. A controller sees the view and
+//! returns a `Plan`; it does no I/O and keeps no locks. Writes go through `kube::Client` under one
+//! identity per controller, so that RBAC, admission and audit apply to them.
+
+mod claim;
+mod discovery;
+mod driver;
+mod endpoint;
+mod kinds;
+mod object;
+mod plan;
+mod resource;
+mod template;
+mod view;
+mod write;
+
+mod certificates;
+mod deployment;
+mod endpoints;
+mod endpointslice;
+mod namespace;
+mod node;
+mod podgc;
+mod replicaset;
+mod rootca;
+mod serviceaccount;
+
+use std::sync::Arc;
+
+use ipnetwork::IpNetwork;
+use kube::Client;
+use tokio_util::sync::CancellationToken;
+
+pub use certificates::sign::SignError;
+pub use node::cidr::NodeCidrMask;
+
+use plan::Controller;
+
+/// The identity the shared watches run under; its upstream role may list and watch everything.
+pub const FEED_IDENTITY: &str = "kube-controller-manager";
+
+/// What the controllers get from the composition root.
+#[derive(Clone)]
+pub struct Context {
+    /// A client for a controller's identity. The name is that of upstream's service account in
+    /// kube-system (`deployment-controller`, `generic-garbage-collector`, …), or `FEED_IDENTITY`
+    /// for the user `system:kube-controller-manager`.
+    pub client_for: Arc<dyn Fn(&str) -> Client + Send + Sync>,
+    /// Pod networks of the cluster, one per family; nodes get shares of them.
+    pub cluster_cidrs: Vec<IpNetwork>,
+    pub node_cidr_mask: NodeCidrMask,
+    /// The CA that signs nodes' certificates.
+    pub ca_cert_pem: String,
+    pub ca_key_pem: String,
+    /// What pods verify the API server with.
+    pub root_ca_pem: String,
+}
+
+/// Runs every controller until `shutdown`.
+pub async fn run(context: Context, shutdown: CancellationToken) -> Result<(), SignError> {
+    let signer = certificates::sign::Signer::new(&context.ca_cert_pem, &context.ca_key_pem)?;
+    let client_for = &*context.client_for;
+    let driver = driver::Driver::new(controllers(&context), Arc::new(signer), client_for);
+    driver.run(client_for(FEED_IDENTITY), shutdown).await;
+    Ok(())
+}
+
+fn controllers(context: &Context) -> Vec<Box<dyn Controller>> {
+    let root_ca_pem = context.root_ca_pem.clone();
+    let pools = context.cluster_cidrs.clone();
+    vec![
+        Box::new(certificates::approve::Approver),
+        Box::new(certificates::sign::Signing),
+        Box::new(deployment::DeploymentController),
+        Box::new(endpoints::EndpointsController),
+        Box::new(endpointslice::EndpointSliceController),
+        Box::new(namespace::NamespaceController),
+        Box::new(node::cidr::CidrAllocator::new(
+            pools,
+            context.node_cidr_mask,
+        )),
+        Box::<node::lifecycle::NodeLifecycle>::default(),
+        Box::<podgc::PodGc>::default(),
+        Box::new(replicaset::ReplicaSetController),
+        Box::new(rootca::RootCaPublisher { root_ca_pem }),
+        Box::new(serviceaccount::ServiceAccountController),
+    ]
+}

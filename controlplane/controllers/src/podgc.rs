@@ -1,0 +1,124 @@
+//! Pod garbage: pods bound to nodes that no longer exist, and deleted pods never scheduled.
+//!
+//! Mechanism of pkg/controller/podgc/gc_controller.go, event-driven instead of polled.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use k8s_openapi::jiff::Timestamp;
+use serde_json::json;
+
+use crate::kinds::{Pod, Projection};
+use crate::object::{Key, MetaExt, time};
+use crate::plan::{Controller, Cx, Plan};
+use crate::view::{Change, Index, World};
+use crate::write::{PatchKind, Verb, Write};
+
+/// How long a node must have been missing.
+const QUARANTINE: Duration = Duration::from_secs(40);
+
+#[derive(Debug, Default)]
+pub struct PodGc {
+    missing: HashMap<String, Timestamp>,
+}
+
+impl Controller for PodGc {
+    fn name(&self) -> &'static str {
+        "pod-garbage-collector"
+    }
+
+    fn react(&mut self, world: &World, change: &Change, keys: &mut Vec<Key>) {
+        match change {
+            Change::Node(delta) => {
+                let name = delta.key().name.to_string();
+                if delta.new.is_none() {
+                    let pods = world.pods.by_index(Index::Node(name));
+                    keys.extend(pods.map(|pod| Key::of(&pod.metadata)));
+                } else {
+                    self.missing.remove(&name);
+                }
+            }
+            Change::Pod(delta) => {
+                let Some(pod) = &delta.new else { return };
+                let node = pod.spec.node_name.as_deref().unwrap_or("");
+                let is_lost = match node {
+                    "" => pod.metadata.is_deleting(),
+                    node => world.nodes.get(&Key::cluster(node)).is_none(),
+                };
+                if is_lost {
+                    keys.push(delta.key());
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn plan(&mut self, world: &World, key: &Key, cx: &Cx<'_>) -> Plan {
+        let Some(pod) = world.pods.get(key) else {
+            return Plan::nothing();
+        };
+        let Some(node) = pod
+            .spec
+            .node_name
+            .as_deref()
+            .filter(|node| !node.is_empty())
+        else {
+            if !pod.metadata.is_deleting() {
+                return Plan::nothing();
+            }
+            return Plan::write(force_delete(pod));
+        };
+        if world.nodes.get(&Key::cluster(node)).is_some() {
+            return Plan::nothing();
+        }
+        let since = *self.missing.entry(node.to_owned()).or_insert(cx.now);
+        let age = u64::try_from(cx.now.as_second() - since.as_second()).unwrap_or(0);
+        let left = QUARANTINE.saturating_sub(Duration::from_secs(age));
+        if !left.is_zero() {
+            return Plan::after(left);
+        }
+        let mut writes = Vec::new();
+        if !pod.is_terminated() {
+            writes.push(fail(pod, cx.now));
+        }
+        writes.push(force_delete(pod));
+        Plan {
+            writes,
+            ..Plan::default()
+        }
+    }
+}
+
+fn force_delete(pod: &Pod) -> Write {
+    let uid = pod.metadata.uid().to_owned();
+    Write {
+        resource: &Pod::RESOURCE,
+        key: Key::of(&pod.metadata),
+        verb: Verb::Delete {
+            uid,
+            resource_version: None,
+            grace_seconds: Some(0),
+        },
+        notes: None,
+    }
+}
+
+fn fail(pod: &Pod, now: Timestamp) -> Write {
+    let body = json!({"status": {"phase": "Failed", "conditions": [{
+        "type": "DisruptionTarget",
+        "status": "True",
+        "reason": "DeletionByPodGC",
+        "message": "PodGC: node no longer exists",
+        "lastTransitionTime": time(now),
+    }]}});
+    Write {
+        resource: &Pod::RESOURCE,
+        key: Key::of(&pod.metadata),
+        verb: Verb::Patch {
+            subresource: Some("status"),
+            kind: PatchKind::Strategic,
+            body,
+        },
+        notes: None,
+    }
+}

@@ -1,0 +1,220 @@
+//! ReplicaSet: as many active pods as asked for.
+//!
+//! Mechanism of pkg/controller/replicaset/replica_set.go and replica_set_utils.go: claim, then
+//! create in a slow start or delete by rank, then status. Expectations are not needed: the view
+//! holds our own writes.
+
+mod rank;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::jiff::Timestamp;
+
+use crate::claim::{claim, matches, selector};
+use crate::kinds::{Condition, Pod, Projection, ReplicaSet, ReplicaSetStatus, condition};
+use crate::object::{Key, MetaExt, time};
+use crate::plan::{Controller, Cx, Pace, Plan};
+use crate::template;
+use crate::view::{Change, World};
+use crate::write::{Notes, Write};
+
+/// Pods created or deleted in one go (upstream's BurstReplicas).
+const BURST: usize = 500;
+
+#[derive(Debug, Default)]
+pub struct ReplicaSetController;
+
+impl Controller for ReplicaSetController {
+    fn name(&self) -> &'static str {
+        "replicaset-controller"
+    }
+
+    fn react(&mut self, world: &World, change: &Change, keys: &mut Vec<Key>) {
+        match change {
+            Change::ReplicaSet(delta) => keys.push(delta.key()),
+            Change::Pod(delta) => {
+                for pod in delta.both() {
+                    react_to_pod(world, pod, keys);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn plan(&mut self, world: &World, key: &Key, cx: &Cx<'_>) -> Plan {
+        let Some(set) = world.replicasets.get(key) else {
+            return Plan::nothing();
+        };
+        plan(world, set, cx)
+    }
+}
+
+/// The set that controls the pod, or every set that could adopt it.
+fn react_to_pod(world: &World, pod: &Pod, keys: &mut Vec<Key>) {
+    let namespace = pod.metadata.namespace.as_deref().unwrap_or("");
+    match pod.metadata.controller() {
+        Some(owner) if owner.kind == "ReplicaSet" => keys.push(Key::new(namespace, &owner.name)),
+        Some(_) => {}
+        None => {
+            for set in world.replicasets.in_namespace(namespace) {
+                if selector(&set.spec.selector).is_some_and(|s| matches(&s, &pod.metadata)) {
+                    keys.push(Key::of(&set.metadata));
+                }
+            }
+        }
+    }
+}
+
+fn plan(world: &World, set: &Arc<ReplicaSet>, cx: &Cx<'_>) -> Plan {
+    let Some(selector) = selector(&set.spec.selector) else {
+        return Plan::nothing();
+    };
+    let meta = &set.metadata;
+    let claim = claim(
+        &world.pods,
+        &Pod::RESOURCE,
+        &selector,
+        &ReplicaSet::RESOURCE,
+        meta,
+    );
+    let active: Vec<&Arc<Pod>> = claim.owned.iter().filter(|pod| pod.is_active()).collect();
+    let terminating = claim
+        .owned
+        .iter()
+        .filter(|p| p.metadata.is_deleting() && !p.is_terminated());
+    let terminating = terminating.count();
+    let mut plan = Plan {
+        writes: claim.writes,
+        ..Plan::default()
+    };
+    let adopting = !plan.writes.is_empty();
+    let wanted = usize::try_from(set.spec.replicas.unwrap_or(1)).unwrap_or(0);
+    if !meta.is_deleting() && !adopting {
+        manage(world, set, &active, wanted, &mut plan);
+    }
+    let diff = active.len() as i64 - wanted as i64;
+    let status = status(set, &active, terminating, diff, cx);
+    if status != set.status {
+        let version = meta.resource_version();
+        let value = serde_json::to_value(&status).expect("a status is plain data");
+        plan.status = Some(Write::status(
+            &ReplicaSet::RESOURCE,
+            Key::of(meta),
+            version,
+            value,
+        ));
+    }
+    if let Some(delay) = next_available(&active, set.spec.min_ready_seconds, cx.now) {
+        plan.requeue(delay);
+    }
+    plan
+}
+
+/// Mechanism of `manageReplicas`.
+fn manage(world: &World, set: &ReplicaSet, active: &[&Arc<Pod>], wanted: usize, plan: &mut Plan) {
+    let namespace = set.metadata.namespace.as_deref().unwrap_or("");
+    let notes = |done: (&'static str, &str), failed: (&'static str, &str)| Notes {
+        regarding: kube::Resource::object_ref(set, &()),
+        done: Some((done.0, done.1.to_owned())),
+        failed: Some((failed.0, failed.1.to_owned())),
+    };
+    plan.pace = Pace::SlowStart;
+    if active.len() < wanted {
+        let body = template::pod(&set.spec.template, set);
+        let notes = notes(
+            ("SuccessfulCreate", "Created pod: {name}"),
+            ("FailedCreate", "Error creating: {error}"),
+        );
+        let create = Write::create(&Pod::RESOURCE, Key::new(namespace, ""), body).noting(notes);
+        let count = (wanted - active.len()).min(BURST);
+        plan.writes.extend(std::iter::repeat_n(create, count));
+    } else if active.len() > wanted {
+        let count = (active.len() - wanted).min(BURST);
+        let notes = notes(
+            ("SuccessfulDelete", "Deleted pod: {name}"),
+            ("FailedDelete", "Error deleting: {error}"),
+        );
+        for pod in rank::to_delete(world, set, active, count) {
+            let key = Key::of(&pod.metadata);
+            let delete = Write::delete(&Pod::RESOURCE, key, pod.metadata.uid());
+            plan.writes.push(delete.noting(notes.clone()));
+        }
+    }
+}
+
+fn status(
+    set: &ReplicaSet,
+    active: &[&Arc<Pod>],
+    terminating: usize,
+    diff: i64,
+    cx: &Cx<'_>,
+) -> ReplicaSetStatus {
+    let template_labels = &set.spec.template["metadata"]["labels"];
+    let fully_labelled = |pod: &Pod| {
+        let labels = template_labels.as_object();
+        labels.is_none_or(|l| l.iter().all(|(k, v)| pod.metadata.label(k) == v.as_str()))
+    };
+    let count = |test: &dyn Fn(&Pod) -> bool| {
+        i32::try_from(active.iter().filter(|pod| test(pod)).count()).unwrap_or(i32::MAX)
+    };
+    let min_ready = set.spec.min_ready_seconds;
+    ReplicaSetStatus {
+        replicas: count(&|_| true),
+        fully_labeled_replicas: count(&fully_labelled),
+        ready_replicas: count(&Pod::is_ready),
+        available_replicas: count(&|pod| pod.is_available(min_ready, cx.now)),
+        terminating_replicas: Some(i32::try_from(terminating).unwrap_or(i32::MAX)),
+        observed_generation: set.metadata.generation,
+        conditions: conditions(&set.status.conditions, diff, cx),
+    }
+}
+
+/// ReplicaFailure while pods cannot be created or deleted.
+fn conditions(old: &[Condition], diff: i64, cx: &Cx<'_>) -> Vec<Condition> {
+    const REPLICA_FAILURE: &str = "ReplicaFailure";
+    let current = condition(old, REPLICA_FAILURE);
+    let others = || old.iter().filter(|c| c.type_ != REPLICA_FAILURE).cloned();
+    match (cx.failure, current, diff) {
+        (None, ..) | (_, None, 0) => others().collect(),
+        (Some(_), Some(_), _) => old.to_vec(),
+        (Some(message), None, diff) => {
+            let failure = Condition {
+                type_: REPLICA_FAILURE.into(),
+                status: "True".into(),
+                last_transition_time: Some(time(cx.now)),
+                reason: if diff < 0 {
+                    "FailedCreate"
+                } else {
+                    "FailedDelete"
+                }
+                .into(),
+                message: message.to_owned(),
+                ..Condition::default()
+            };
+            others().chain([failure]).collect()
+        }
+    }
+}
+
+/// When the next ready pod becomes available.
+pub fn next_available(
+    pods: &[&Arc<Pod>],
+    min_ready_seconds: i32,
+    now: Timestamp,
+) -> Option<Duration> {
+    if min_ready_seconds <= 0 {
+        return None;
+    }
+    let waiting = pods
+        .iter()
+        .filter(|pod| !pod.is_available(min_ready_seconds, now));
+    let due = waiting
+        .filter_map(|pod| pod.ready_since())
+        .map(|since| since.as_second() + i64::from(min_ready_seconds) - now.as_second())
+        .min()?;
+    Some(Duration::from_secs(u64::try_from(due).unwrap_or(0).max(1)))
+}
+
+#[cfg(test)]
+mod tests;
