@@ -83,6 +83,8 @@ pub struct Resource {
     pub columns: Vec<Column>,
     /// Field labels a field selector may use besides metadata.name and metadata.namespace.
     pub selectable_fields: Vec<&'static str>,
+    /// Paths of what clients send that the main endpoint ignores, for example `status`.
+    pub reset_fields: Vec<&'static str>,
     /// Flags of the upstream strategy.
     pub strategy: StrategyFlags,
     /// The group under which it is stored; differs from `group` for resources with two homes (Events).
@@ -129,6 +131,9 @@ pub struct Subresource {
     pub kind: &'static str,
     /// The verbs as discovery lists them.
     pub verbs: Vec<&'static str>,
+    /// Paths of what clients send that this endpoint ignores, for example `spec`.
+    #[serde(default)]
+    pub reset_fields: Vec<&'static str>,
 }
 
 /// A column of the Table output.
@@ -270,6 +275,8 @@ struct RawResource {
     #[serde(default)]
     selectable_fields: Vec<&'static str>,
     #[serde(default)]
+    reset_fields: Vec<&'static str>,
+    #[serde(default)]
     strategy: StrategyFlags,
     #[serde(default)]
     storage_group: Option<&'static str>,
@@ -347,12 +354,47 @@ impl RawResource {
             subresources: self.subresources,
             columns: self.columns,
             selectable_fields: self.selectable_fields,
+            reset_fields: self.reset_fields,
             strategy: self.strategy,
             storage_group: self.storage_group.unwrap_or(self.group),
             storage_version: self.storage_version.unwrap_or(self.version),
             schema: Type::Struct(StructId(self.id)),
             stored: self.stored,
             storage_version_hash: self.storage_version_hash,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_fact_file_has_the_whole_default_surface() {
+        let facts = Facts::get();
+        let versions: usize = facts.groups.iter().map(|g| g.versions.len()).sum();
+        let subresources: usize = facts.resources.iter().map(|r| r.subresources.len()).sum();
+        assert_eq!(
+            (facts.resources.len(), subresources, versions),
+            (72, 49, 23)
+        );
+        let pods = facts.resource("", "v1", "pods").unwrap();
+        assert_eq!(pods.kind, "Pod");
+        assert!(pods.strategy.graceful_delete && pods.strategy.generation && pods.stored);
+        assert_eq!(pods.storage_version_hash, "xPOwRZ+Yhw8=");
+    }
+
+    #[test]
+    fn every_subresource_body_and_list_has_a_shape() {
+        let facts = Facts::get();
+        for r in &facts.resources {
+            for s in &r.subresources {
+                assert!(s.schema().is_some(), "{}/{}", r.plural, s.name);
+            }
+            if r.stored {
+                let list = format!("{}List", r.kind);
+                assert!(facts.kind(r.group, r.version, &list).is_some(), "{list}");
+            }
         }
     }
 }

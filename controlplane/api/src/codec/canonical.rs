@@ -56,8 +56,7 @@ pub(crate) fn write_typed(value: &Value<'_>, ty: &Type, out: &mut Vec<u8>) {
             write_sequence(list, out, |v, out| write_typed(v, element, out));
         }
         (Type::Map(element), Value::Object(object)) => write_map(object, element, out),
-        (Type::Any | Type::Raw | Type::Fields, value) => write_sorted(value, out),
-        (Type::Float, Value::Int(n)) => write_int(*n, out),
+        // Raw parts (Any, Raw, Fields) keep their own order, as upstream keeps their bytes.
         _ => write_value(value, out),
     }
 }
@@ -225,15 +224,6 @@ fn write_null_element(element: &Type, out: &mut Vec<u8>) {
         Type::Bool => out.extend_from_slice(b"false"),
         Type::Int32 | Type::Int64 | Type::Float | Type::IntOrString => out.push(b'0'),
         _ => out.extend_from_slice(b"null"),
-    }
-}
-
-/// Untyped values are written with sorted keys, as Go's maps are.
-fn write_sorted(value: &Value<'_>, out: &mut Vec<u8>) {
-    match value {
-        Value::Object(object) => write_by_key(object, out, write_sorted),
-        Value::List(list) => write_sequence(list, out, write_sorted),
-        value => write_value(value, out),
     }
 }
 

@@ -1,11 +1,31 @@
 //! Fits an untyped tree to a shape: types checked, unknown fields reported and dropped, scalars brought
 //! into canonical form.
+//!
+//! After it, absent and zero are the same for fields that are not pointers: zeros are dropped here and
+//! written back by the canonical writer where Go would write them.
 
+use std::borrow::Cow;
+use std::fmt::Write;
+
+use base64::Engine;
+use base64::alphabet::STANDARD;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use bumpalo::Bump;
 
-use super::{DecodeError, FieldValidation};
-use crate::doc::{Doc, Value};
-use crate::schema::Type;
+use super::{DecodeError, FieldValidation, canonical, json_kind};
+use crate::doc::{Doc, Object, Value};
+use crate::quantity::Quantity;
+use crate::schema::{Field, Struct, Type};
+use crate::status::quote;
+use crate::time::{canonical_micro_time, canonical_time};
+
+/// Base64 as Go decodes it: padding required, stray bits in the last character allowed.
+pub(crate) const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &STANDARD,
+    GeneralPurposeConfig::new()
+        .with_decode_padding_mode(DecodePaddingMode::RequireCanonical)
+        .with_decode_allow_trailing_bits(true),
+);
 
 /// Fits a tree that was parsed elsewhere (or patched) to a shape; the strings are warnings.
 pub fn coerce<'a>(
@@ -17,13 +37,293 @@ pub fn coerce<'a>(
     fit(value, schema, validation, Vec::new(), arena)
 }
 
+/// As [`coerce`], with the problems the parser noted.
 pub(super) fn fit<'a>(
-    value: Value<'a>,
+    mut value: Value<'a>,
     schema: &'a Type,
     validation: FieldValidation,
     problems: Vec<String>,
     arena: &'a Bump,
 ) -> Result<(Doc<'a>, Vec<String>), DecodeError> {
-    let _ = validation;
-    Ok((Doc::from_value(value, schema, arena), problems))
+    let mut fitter = Fitter {
+        arena,
+        path: Vec::new(),
+        problems,
+    };
+    if value.is_null() {
+        value = Value::Object(Object::new_in(arena));
+    }
+    fitter.value(&mut value, schema, "")?;
+    let problems = fitter.problems;
+    let doc = Doc::from_value(value, schema, arena);
+    match validation {
+        FieldValidation::Ignore => Ok((doc, Vec::new())),
+        FieldValidation::Warn => Ok((doc, problems)),
+        FieldValidation::Strict if problems.is_empty() => Ok((doc, problems)),
+        FieldValidation::Strict => Err(DecodeError::Strict(problems)),
+    }
+}
+
+enum Segment<'a> {
+    /// A field, with the name of its struct in Go.
+    Field(&'a str, &'static str),
+    Key(&'a str),
+    Index(usize),
+}
+
+struct Fitter<'a> {
+    arena: &'a Bump,
+    path: Vec<Segment<'a>>,
+    problems: Vec<String>,
+}
+
+impl<'a> Fitter<'a> {
+    fn value(
+        &mut self,
+        value: &mut Value<'a>,
+        ty: &Type,
+        go_type: &'static str,
+    ) -> Result<(), DecodeError> {
+        match (ty, &mut *value) {
+            (Type::Struct(id), Value::Object(object)) => self.fields(object, id.get()),
+            (Type::List(element), Value::List(list)) => {
+                for (i, item) in list.iter_mut().enumerate() {
+                    self.path.push(Segment::Index(i));
+                    self.element(item, element)?;
+                    self.path.pop();
+                }
+                Ok(())
+            }
+            (Type::Map(element), Value::Object(object)) => {
+                for (key, item) in object.iter_mut() {
+                    self.path.push(Segment::Key(key));
+                    self.element(item, element)?;
+                    self.path.pop();
+                }
+                Ok(())
+            }
+            (Type::Any | Type::Raw | Type::Fields, _)
+            | (Type::String, Value::String(_))
+            | (Type::Duration, Value::String(_))
+            | (Type::Bool, Value::Bool(_))
+            | (Type::Int64, Value::Int(_))
+            | (Type::Float, Value::Int(_) | Value::Float(_))
+            | (Type::IntOrString, Value::String(_)) => Ok(()),
+            (Type::Int32 | Type::IntOrString, Value::Int(n)) if i32::try_from(*n).is_ok() => Ok(()),
+            (Type::Quantity, Value::String(text)) => {
+                let text = *text;
+                self.canonical_text(value, text, Quantity::canonical_text(text))
+            }
+            (Type::Quantity, Value::Int(_) | Value::Float(_)) => self.number_quantity(value),
+            (Type::Time, Value::String(text)) => {
+                let text = *text;
+                self.canonical_text(value, text, canonical_time(text))
+            }
+            (Type::MicroTime, Value::String(text)) => {
+                let text = *text;
+                self.canonical_text(value, text, canonical_micro_time(text))
+            }
+            (Type::Bytes, Value::String(text)) => {
+                let text = *text;
+                self.canonical_text(value, text, canonical_base64(text))
+            }
+            (ty, value) => Err(self.mismatch(value, ty, go_type)),
+        }
+    }
+
+    /// An item of a list or map: null is the zero value.
+    fn element(&mut self, value: &mut Value<'a>, ty: &Type) -> Result<(), DecodeError> {
+        if value.is_null() {
+            *value = match ty {
+                Type::String | Type::Duration | Type::Bytes => Value::String(""),
+                Type::Bool => Value::Bool(false),
+                Type::Int32 | Type::Int64 | Type::Float | Type::IntOrString => Value::Int(0),
+                Type::Quantity => Value::String("0"),
+                Type::Struct(_) => Value::Object(Object::new_in(self.arena)),
+                Type::Time
+                | Type::MicroTime
+                | Type::Raw
+                | Type::Fields
+                | Type::Any
+                | Type::List(_)
+                | Type::Map(_) => return Ok(()),
+            };
+        }
+        self.value(value, ty, "")
+    }
+
+    fn fields(
+        &mut self,
+        object: &mut Object<'a>,
+        shape: &'static Struct,
+    ) -> Result<(), DecodeError> {
+        let mut failed = None;
+        object.retain(|key, value| {
+            if failed.is_some() {
+                return true;
+            }
+            let Some(field) = shape.field(key) else {
+                self.unknown(key);
+                return false;
+            };
+            if value.is_null() {
+                return false;
+            }
+            self.path.push(Segment::Field(field.name, shape.name));
+            if let Err(error) = self.value(value, &field.ty, field.go_type) {
+                failed = Some(error);
+            }
+            self.path.pop();
+            !is_dropped(field, value)
+        });
+        failed.map_or(Ok(()), Err)
+    }
+
+    fn unknown(&mut self, key: &str) {
+        let mut path = String::new();
+        for segment in &self.path {
+            match segment {
+                Segment::Field(name, _) | Segment::Key(name) => {
+                    if !path.is_empty() {
+                        path.push('.');
+                    }
+                    path.push_str(name);
+                }
+                Segment::Index(i) => {
+                    let _ = write!(path, "[{i}]");
+                }
+            }
+        }
+        if !path.is_empty() {
+            path.push('.');
+        }
+        path.push_str(key);
+        self.problems
+            .push(format!("unknown field {}", quote(&path)));
+    }
+
+    fn canonical_text<E: ToString>(
+        &self,
+        value: &mut Value<'a>,
+        old: &'a str,
+        new: Result<Cow<'_, str>, E>,
+    ) -> Result<(), DecodeError> {
+        let new = new.map_err(|error| DecodeError::Value(error.to_string()))?;
+        if new != old {
+            *value = Value::string_in(&new, self.arena);
+        }
+        Ok(())
+    }
+
+    fn number_quantity(&self, value: &mut Value<'a>) -> Result<(), DecodeError> {
+        let mut text = Vec::new();
+        canonical::write_value(value, &mut text);
+        let text = String::from_utf8_lossy(&text);
+        let canonical = Quantity::canonical_text(&text)
+            .map_err(|error| DecodeError::Value(error.to_string()))?;
+        *value = Value::string_in(&canonical, self.arena);
+        Ok(())
+    }
+
+    /// The error of Go's decoder for a value of the wrong type.
+    fn mismatch(&self, value: &Value<'_>, ty: &Type, go_type: &'static str) -> DecodeError {
+        let mut what = json_kind(value).to_owned();
+        if matches!(
+            (ty, value),
+            (Type::Int32 | Type::Int64, Value::Int(_) | Value::Float(_))
+        ) {
+            let mut number = Vec::new();
+            canonical::write_value(value, &mut number);
+            let _ = write!(what, " {}", String::from_utf8_lossy(&number));
+        }
+        let target = if go_type.is_empty() {
+            go_name(ty)
+        } else {
+            go_type.to_owned()
+        };
+        let fields: Vec<(&str, &str)> = self
+            .path
+            .iter()
+            .filter_map(|segment| match segment {
+                Segment::Field(name, of) => Some((*name, *of)),
+                Segment::Key(_) | Segment::Index(_) => None,
+            })
+            .collect();
+        // Types that decode themselves do not know where they are.
+        let alone = matches!(ty, Type::IntOrString | Type::Time | Type::MicroTime);
+        DecodeError::Value(match fields.last() {
+            Some((_, of)) if !alone => {
+                let path: Vec<&str> = fields.iter().map(|(name, _)| *name).collect();
+                let path = path.join(".");
+                format!(
+                    "json: cannot unmarshal {what} into Go struct field {of}.{path} of type {target}"
+                )
+            }
+            Some(_) | None => {
+                format!("json: cannot unmarshal {what} into Go value of type {target}")
+            }
+        })
+    }
+}
+
+/// Whether a value is the same as its absence: zeros of fields that are not pointers.
+fn is_dropped(field: &Field, value: &Value<'_>) -> bool {
+    if field.pointer {
+        return false;
+    }
+    match value {
+        Value::String(s) => {
+            s.is_empty() && !matches!(field.ty, Type::IntOrString | Type::Any | Type::Raw)
+        }
+        Value::Bool(b) => !b && matches!(field.ty, Type::Bool),
+        Value::Int(n) => *n == 0 && matches!(field.ty, Type::Int32 | Type::Int64 | Type::Float),
+        Value::List(l) => l.is_empty() && canonical::omitted(field, Some(value)),
+        Value::Object(o) => {
+            o.is_empty()
+                && matches!(field.ty, Type::Map(_))
+                && canonical::omitted(field, Some(value))
+        }
+        Value::Null => true,
+        Value::Float(_) => false,
+    }
+}
+
+/// The name of a type in Go.
+fn go_name(ty: &Type) -> String {
+    match ty {
+        Type::String | Type::IntOrString | Type::Time | Type::MicroTime | Type::Duration => {
+            "string".to_owned()
+        }
+        Type::Bool => "bool".to_owned(),
+        Type::Int32 => "int32".to_owned(),
+        Type::Int64 => "int64".to_owned(),
+        Type::Float => "float64".to_owned(),
+        Type::Bytes => "[]uint8".to_owned(),
+        Type::Quantity => "resource.Quantity".to_owned(),
+        Type::Raw => "runtime.RawExtension".to_owned(),
+        Type::Fields => "v1.FieldsV1".to_owned(),
+        Type::Any => "interface {}".to_owned(),
+        Type::Struct(id) => format!("{}.{}", id.get().package, id.get().name),
+        Type::List(element) => format!("[]{}", go_name(element)),
+        Type::Map(element) => format!("map[string]{}", go_name(element)),
+    }
+}
+
+fn canonical_base64(text: &str) -> Result<Cow<'_, str>, String> {
+    let cleaned: Cow<'_, str> = if text.contains(['\n', '\r']) {
+        Cow::Owned(text.chars().filter(|c| !matches!(c, '\n' | '\r')).collect())
+    } else {
+        Cow::Borrowed(text)
+    };
+    let bytes = BASE64.decode(cleaned.as_bytes()).map_err(|error| {
+        let at = match error {
+            base64::DecodeError::InvalidByte(at, _)
+            | base64::DecodeError::InvalidLastSymbol(at, _) => at,
+            base64::DecodeError::InvalidLength(_) | base64::DecodeError::InvalidPadding => {
+                cleaned.len() / 4 * 4
+            }
+        };
+        format!("illegal base64 data at input byte {at}")
+    })?;
+    Ok(Cow::Owned(BASE64.encode(bytes)))
 }
