@@ -237,7 +237,7 @@ impl Lab {
                 command.args([
                     "--target", &pid, "--mount", "--uts", "--ipc", "--net", "--pid",
                 ]);
-                command.args(["--cgroup", "--wd=/"]);
+                command.arg("--cgroup");
             }
             Place::Outside | Place::Switch => {
                 command.arg(format!("--net={netns}"));
