@@ -1,0 +1,237 @@
+//! The RBAC objects every cluster has: upstream's bootstrap policy from the facts, the bindings that
+//! let machines join, and the role of the agents' network half.
+//!
+//! Ports of `pkg/registry/rbac/rest/storage_rbac.go` (what is ensured at start) and
+//! `cmd/kubeadm/app/phases/bootstraptoken/node/tlsbootstrap.go` (joining). Produces objects; creating
+//! those that are missing is the business of `bootstrap`.
+
+use std::collections::BTreeMap;
+
+use api::Facts;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::bootstrap_token::GROUP_BOOTSTRAPPERS;
+use super::rbac::aggregate;
+use super::rule::PolicyRule;
+
+const GROUP: &str = "rbac.authorization.k8s.io";
+const VERSION: &str = "v1";
+/// Group of the agents' network half, and the role bound to it.
+const NET: &str = "windlass:net";
+
+/// An object that must exist, in a namespace (`""`: cluster-scoped).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seed {
+    pub group: &'static str,
+    pub version: &'static str,
+    pub resource: &'static str,
+    pub namespace: String,
+    pub name: String,
+    /// Complete JSON with kind and apiVersion.
+    pub json: Vec<u8>,
+}
+
+/// Everything, roles before the bindings that name them.
+pub fn seeds() -> Vec<Seed> {
+    let facts = &Facts::get().rbac;
+    let parse = |raw: &[&'static serde_json::value::RawValue]| -> Vec<Value> {
+        raw.iter()
+            .filter_map(|raw| serde_json::from_str(raw.get()).ok())
+            .collect()
+    };
+    let mut cluster_roles = parse(&facts.cluster_roles);
+    fill_aggregated(&mut cluster_roles);
+    cluster_roles.push(net_role());
+    let mut cluster_bindings = parse(&facts.cluster_role_bindings);
+    cluster_bindings.extend(join_bindings());
+    let mut seeds = Vec::new();
+    let kinds = [
+        ("ClusterRole", "clusterroles", cluster_roles),
+        ("Role", "roles", parse(&facts.roles)),
+        (
+            "ClusterRoleBinding",
+            "clusterrolebindings",
+            cluster_bindings,
+        ),
+        ("RoleBinding", "rolebindings", parse(&facts.role_bindings)),
+    ];
+    for (kind, resource, objects) in kinds {
+        seeds.extend(
+            objects
+                .into_iter()
+                .map(|object| seed(kind, resource, object)),
+        );
+    }
+    seeds
+}
+
+/// The rules nodes have whatever node they are: those of the role `system:node`.
+pub fn node_rules() -> Vec<PolicyRule> {
+    #[derive(Deserialize, Default)]
+    #[serde(default)]
+    struct Role {
+        metadata: Meta,
+        rules: Vec<PolicyRule>,
+    }
+    #[derive(Deserialize, Default)]
+    #[serde(default)]
+    struct Meta {
+        name: String,
+    }
+    Facts::get()
+        .rbac
+        .cluster_roles
+        .iter()
+        .filter_map(|raw| serde_json::from_str::<Role>(raw.get()).ok())
+        .find(|role| role.metadata.name == "system:node")
+        .map(|role| role.rules)
+        .unwrap_or_default()
+}
+
+fn seed(kind: &str, resource: &'static str, mut object: Value) -> Seed {
+    object["kind"] = kind.into();
+    object["apiVersion"] = format!("{GROUP}/{VERSION}").into();
+    let text = |field: &str| {
+        object["metadata"][field]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned()
+    };
+    Seed {
+        group: GROUP,
+        version: VERSION,
+        resource,
+        namespace: text("namespace"),
+        name: text("name"),
+        json: object.to_string().into_bytes(),
+    }
+}
+
+/// Gives `admin`, `edit` and `view` the rules their selectors collect, until nothing changes
+/// (they collect each other).
+fn fill_aggregated(roles: &mut [Value]) {
+    type Labels = BTreeMap<String, String>;
+    let labels_of =
+        |value: &Value| -> Labels { serde_json::from_value(value.clone()).unwrap_or_default() };
+    loop {
+        let known: Vec<(Labels, Vec<PolicyRule>)> = roles
+            .iter()
+            .map(|role| {
+                let rules = serde_json::from_value(role["rules"].clone()).unwrap_or_default();
+                (labels_of(&role["metadata"]["labels"]), rules)
+            })
+            .collect();
+        let mut changed = false;
+        for role in roles.iter_mut() {
+            let Some(selectors) = role["aggregationRule"]["clusterRoleSelectors"].as_array() else {
+                continue;
+            };
+            let selectors: Vec<Labels> = selectors
+                .iter()
+                .map(|selector| labels_of(&selector["matchLabels"]))
+                .collect();
+            let rules = json!(aggregate(&selectors, &known));
+            changed |= role["rules"] != rules;
+            role["rules"] = rules;
+        }
+        if !changed {
+            return;
+        }
+    }
+}
+
+fn net_role() -> Value {
+    let read = ["get", "list", "watch"];
+    json!({
+        "metadata": {"name": NET, "labels": {"kubernetes.io/bootstrapping": "rbac-defaults"}},
+        "rules": [
+            {"apiGroups": [""], "resources": ["nodes", "services", "namespaces", "pods"], "verbs": read},
+            {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": read},
+            {"apiGroups": ["networking.k8s.io"], "resources": ["networkpolicies"], "verbs": read},
+            {"apiGroups": ["", "events.k8s.io"], "resources": ["events"], "verbs": ["create", "patch"]},
+            {"apiGroups": [""], "resources": ["nodes/status"], "verbs": ["patch"]},
+        ],
+    })
+}
+
+fn join_bindings() -> [Value; 4] {
+    let bind = |name: &str, role: &str, group: &str| {
+        json!({
+            "metadata": {"name": name},
+            "roleRef": {"apiGroup": GROUP, "kind": "ClusterRole", "name": role},
+            "subjects": [{"apiGroup": GROUP, "kind": "Group", "name": group}],
+        })
+    };
+    let requests = "system:certificates.k8s.io:certificatesigningrequests";
+    [
+        bind(
+            "windlass:bootstrap",
+            "system:node-bootstrapper",
+            GROUP_BOOTSTRAPPERS,
+        ),
+        bind(
+            "windlass:approve-bootstrap",
+            &format!("{requests}:nodeclient"),
+            GROUP_BOOTSTRAPPERS,
+        ),
+        bind(
+            "windlass:approve-rotation",
+            &format!("{requests}:selfnodeclient"),
+            "system:nodes",
+        ),
+        bind(NET, NET, NET),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn aggregated_roles_get_the_rules_of_what_they_select_also_through_each_other() {
+        let rule = |verb: &str| json!({"verbs": [verb], "apiGroups": [""], "resources": ["pods"]});
+        let role = |name: &str, label: Option<&str>, selects: Option<&str>, rules: Value| {
+            let mut role = json!({"metadata": {"name": name}, "rules": rules});
+            if let Some(label) = label {
+                role["metadata"]["labels"] = json!({ label: "true" });
+            }
+            if let Some(label) = selects {
+                let selector = json!([{"matchLabels": {label: "true"}}]);
+                role["aggregationRule"] = json!({"clusterRoleSelectors": selector});
+            }
+            role
+        };
+        let mut roles = [
+            role("admin", None, Some("to-admin"), Value::Null),
+            role("edit", Some("to-admin"), Some("to-edit"), Value::Null),
+            role(
+                "aggregate-to-edit",
+                Some("to-edit"),
+                None,
+                json!([rule("update")]),
+            ),
+            role(
+                "aggregate-to-admin",
+                Some("to-admin"),
+                None,
+                json!([rule("delete")]),
+            ),
+        ];
+        fill_aggregated(&mut roles);
+        assert_eq!(roles[1]["rules"], json!([rule("update")]));
+        assert_eq!(roles[0]["rules"], json!([rule("update"), rule("delete")]));
+    }
+
+    #[test]
+    fn the_bindings_of_joining_are_there() {
+        let names: Vec<String> = seeds().into_iter().map(|seed| seed.name).collect();
+        for name in [
+            "windlass:bootstrap",
+            "windlass:approve-bootstrap",
+            "windlass:net",
+        ] {
+            assert!(names.iter().any(|found| found == name), "{name}");
+        }
+    }
+}
