@@ -1,0 +1,438 @@
+//! The net half without its sockets: owns the picture of the maps, the address pool, the sandboxes and
+//! the planners, and turns events (new state, new host facts, CNI steps) into map writes and into the
+//! routes the kernel should have. Synchronous; time is an argument. The engine is its shell.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use imbl::ordmap::DiffItem;
+
+use super::ipam::{self, Pool};
+use super::maps::{MapError, MapSet};
+use super::netlink::Route;
+use super::plan::backend::Here;
+use super::plan::endpoint::{self, Indices};
+use super::plan::node::{self, Facts, NodeIndex};
+use super::plan::service::{self, Program, Services};
+use super::rows::{Row, Step, Tables};
+use super::sandbox::{Sandbox, SandboxId};
+use super::veth;
+use super::writer::Writer;
+use crate::cni::Args;
+use crate::state::{ObjectKey, State};
+
+const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
+const DNS_PORT: u16 = 53;
+
+mod policy;
+
+/// How far an attachment has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// Addresses are given, the interface is being made.
+    Reserved,
+    /// The endpoint exists and nothing passes.
+    Closed { ifindex: u32 },
+    /// Its policies are loaded.
+    Open { ifindex: u32 },
+}
+
+/// A sandbox and its phase.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attachment {
+    pub sandbox: Sandbox,
+    pub phase: Phase,
+}
+
+/// What keeps an endpoint closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Wait {
+    #[error("policies, namespaces and pods are not known yet")]
+    Unsynced,
+    #[error("the pod is not known yet")]
+    NoPod,
+    #[error("the interface is not attached")]
+    NotAttached,
+}
+
+/// What cannot be given.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    #[error("{0}")]
+    Address(#[from] ipam::Error),
+    #[error("no free endpoint (limit {})", abi::limits::ENDPOINTS)]
+    Endpoint,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Core {
+    writer: Writer,
+    node_name: String,
+    cluster_dns: Vec<IpAddr>,
+    state: Arc<State>,
+    /// The state the maps show.
+    planned: Arc<State>,
+    facts: Facts,
+    facts_changed: bool,
+    nodes: NodeIndex,
+    node_program: node::Program,
+    services: Services,
+    pruned: bool,
+    refused: BTreeMap<ObjectKey, Vec<service::Refused>>,
+    pool: Pool,
+    indices: Indices,
+    attachments: BTreeMap<SandboxId, Attachment>,
+    policy: policy::Policy,
+}
+
+// === impl Core ===
+
+impl Core {
+    /// Takes the maps over with what they hold.
+    pub fn new(
+        maps: MapSet,
+        node_name: &str,
+        cluster_dns: &[IpAddr],
+    ) -> Result<Self, MapError> {
+        Ok(Self {
+            writer: Writer::new(maps)?,
+            node_name: node_name.into(),
+            cluster_dns: cluster_dns.to_vec(),
+            state: Arc::default(),
+            planned: Arc::default(),
+            facts: Facts { node_name: node_name.into(), ..Facts::default() },
+            facts_changed: true,
+            nodes: NodeIndex::default(),
+            node_program: node::Program::default(),
+            services: Services::default(),
+            pruned: false,
+            refused: BTreeMap::new(),
+            pool: Pool::default(),
+            indices: Indices::default(),
+            attachments: BTreeMap::new(),
+            policy: policy::Policy::default(),
+        })
+    }
+
+    /// What the maps hold.
+    pub fn tables(&self) -> &Tables {
+        self.writer.tables()
+    }
+
+    /// The maps themselves, for what is not a derived row.
+    pub fn maps(&mut self) -> &mut MapSet {
+        self.writer.maps()
+    }
+
+    pub fn state(&self) -> &Arc<State> {
+        &self.state
+    }
+
+    pub fn attachments(&self) -> &BTreeMap<SandboxId, Attachment> {
+        &self.attachments
+    }
+
+    /// Index of this node in the `node` map; 0 until its Node object is known.
+    pub fn node_ix(&self) -> u16 {
+        self.node_program.own_ix
+    }
+
+    /// Objects that did not fit a limit.
+    pub fn refused(&self) -> impl Iterator<Item = &service::Refused> {
+        self.refused.values().flatten()
+    }
+
+    /// Whether every Service and node has been written once and the node has pod addresses.
+    pub fn complete(&self) -> bool {
+        let own = self.state.nodes.get(self.node_name.as_str());
+        self.pruned && own.is_some_and(|n| !n.pod_cidrs.is_empty())
+    }
+
+    /// A new snapshot of the cluster.
+    pub fn set_state(&mut self, state: Arc<State>) {
+        self.state = state;
+    }
+
+    /// New facts about the host.
+    pub fn set_facts(&mut self, mut facts: Facts) {
+        facts.own_addresses.extend(&self.cluster_dns);
+        self.facts_changed = true;
+        self.facts = facts;
+    }
+
+    /// The routes the kernel should have through this agent, besides those to local pods. Empty until
+    /// the nodes are known, when nothing may be removed either.
+    pub fn routes(&self) -> Option<&BTreeSet<Route>> {
+        self.state.synced.nodes.then_some(&self.node_program.routes)
+    }
+
+    /// Host routes to the local pods.
+    pub fn local_routes(&self) -> BTreeSet<Route> {
+        let routes = self.attachments.values().flat_map(|a| {
+            let index = match a.phase {
+                Phase::Reserved => None,
+                Phase::Closed { ifindex } | Phase::Open { ifindex } => Some(ifindex),
+            };
+            let to = move |ip: &IpAddr| Some(veth::host_route(index?, *ip));
+            a.sandbox.addresses.iter().filter_map(to)
+        });
+        routes.collect()
+    }
+
+    /// Makes the maps show the newest state; only what changed is planned.
+    pub fn reconcile(&mut self, now: Instant) {
+        let (new, old) = (self.state.clone(), self.planned.clone());
+        let nodes_changed = new.synced.nodes && self.plan_nodes(&new, &old, now);
+        if new.synced.services_and_nodes() {
+            let first = !self.pruned;
+            let changed: BTreeSet<ObjectKey> = if first || nodes_changed {
+                let gone: Vec<ObjectKey> = self.services.installed().cloned().collect();
+                new.services.keys().cloned().chain(gone).collect()
+            } else {
+                changed_services(&old, &new)
+            };
+            for key in changed {
+                self.plan_service(&new, &key, now);
+            }
+            if first {
+                self.prune_services(now);
+            }
+        }
+        if new.synced.policy() {
+            self.plan_policy(now);
+        }
+        if new.synced.services_and_nodes() && new.synced.policy() {
+            self.planned = new;
+        }
+    }
+
+    /// Time passes: retired rows go, failed writes are repeated.
+    pub fn tick(&mut self, now: Instant) {
+        self.writer.tick(now);
+    }
+
+    // --- nodes and services ---
+
+    /// Whether backends must be planned anew.
+    fn plan_nodes(&mut self, new: &State, old: &State, now: Instant) -> bool {
+        let same = !self.facts_changed && new.nodes.ptr_eq(&old.nodes) && !self.policy.ranges_new;
+        if same {
+            return false;
+        }
+        self.facts_changed = false;
+        self.policy.ranges_new = false;
+        if let Some(own) = new.nodes.get(self.node_name.as_str()) {
+            self.pool.set_ranges(&own.pod_cidrs);
+        }
+        let nodes: Vec<_> = new.nodes.values().cloned().collect();
+        let tables = self.writer.tables();
+        let program = self.nodes.program(&nodes, &self.facts, &self.policy.ranges, tables);
+        let steps = self.nodes.plan(&program, tables);
+        self.writer.apply(&steps, now);
+        let moved = program.nodes != self.node_program.nodes;
+        self.node_program = program;
+        moved
+    }
+
+    fn plan_service(&mut self, state: &State, key: &ObjectKey, now: Instant) {
+        let program = match state.services.get(key) {
+            Some(service) => {
+                let slices: Vec<_> = state.slices_of(key).cloned().collect();
+                service::program(service, &slices, &self.here(state), &self.cluster_dns)
+            }
+            None => Program::default(),
+        };
+        let tables = self.writer.tables();
+        let (steps, refused) =
+            self.services.plan(key, &program, &self.node_program.nodes, tables);
+        self.writer.apply(&steps, now);
+        for refused in &refused {
+            tracing::warn!(%refused, "Service does not fit");
+        }
+        if refused.is_empty() {
+            self.refused.remove(key);
+        } else {
+            self.refused.insert(key.clone(), refused);
+        }
+    }
+
+    fn prune_services(&mut self, now: Instant) {
+        let sockets = service::socket_rows(&self.cluster_dns, DNS_PORT);
+        let steps: Vec<Step> = sockets.iter().copied().map(Step::Put).collect();
+        self.writer.apply(&steps, now);
+        let steps = self.services.prune(self.writer.tables(), &sockets);
+        self.writer.apply(&steps, now);
+        self.pruned = true;
+    }
+
+    fn here(&self, state: &State) -> Here {
+        let own = state.nodes.get(self.node_name.as_str());
+        let zone = own.and_then(|n| n.labels.get(ZONE_LABEL)).cloned().unwrap_or_default();
+        Here { node: self.node_name.clone(), zone }
+    }
+
+    // --- endpoints ---
+
+    /// Recovers an attachment whose interface is still there. Its endpoint keeps passing what the
+    /// maps say until the policies are known.
+    pub fn adopt(&mut self, sandbox: Sandbox, ifindex: u32, now: Instant) {
+        self.pool.claim(&sandbox.addresses);
+        if !self.indices.claim(sandbox.ep_ix) {
+            tracing::error!(?sandbox, "endpoint index used twice");
+        }
+        let local = sandbox.local(ifindex);
+        let known = self.writer.tables().ep.get(&sandbox.ep_ix);
+        let steps = if known.is_some_and(|ep| ep.ifindex == ifindex) {
+            endpoint::adopt(&local)
+        } else {
+            endpoint::close(&local)
+        };
+        self.writer.apply(&steps, now);
+        let attachment = Attachment { phase: Phase::Closed { ifindex }, sandbox };
+        self.attachments.insert(attachment.sandbox.id.clone(), attachment);
+    }
+
+    /// After all sandboxes have been adopted: removes endpoints nobody has a record of.
+    pub fn adopted(&mut self, last_address: Option<IpAddr>, now: Instant) {
+        if let Some(last) = last_address {
+            self.pool.resume_after(last);
+        }
+        let known: BTreeSet<u32> = self.attachments.values().map(|a| a.sandbox.ep_ix).collect();
+        let mut addresses: HashMap<u32, Vec<IpAddr>> = HashMap::new();
+        for (ip, local) in &self.writer.tables().ip4 {
+            addresses.entry(local.ep_ix).or_default().push(IpAddr::V4((*ip).into()));
+        }
+        for (ip, local) in &self.writer.tables().ip6 {
+            addresses.entry(local.ep_ix).or_default().push(IpAddr::V6((*ip).into()));
+        }
+        let endpoints = self.writer.tables().ep.iter();
+        let orphans = endpoints.filter(|(ix, _)| !known.contains(ix)).map(|(ix, ep)| {
+            let addresses = addresses.remove(ix).unwrap_or_default();
+            endpoint::Local { ep_ix: *ix, ifindex: ep.ifindex, mac: [0; 6], addresses }
+        });
+        let steps: Vec<Step> = orphans.flat_map(|o| endpoint::remove(&o)).collect();
+        self.writer.apply(&steps, now);
+    }
+
+    /// Addresses and an endpoint for a sandbox; the same again if it has them.
+    pub fn reserve(
+        &mut self,
+        id: &SandboxId,
+        pod: &Args,
+        seconds: u64,
+    ) -> Result<Sandbox, Refusal> {
+        if let Some(known) = self.attachments.get(id) {
+            return Ok(known.sandbox.clone());
+        }
+        let ep_ix = self.indices.take().ok_or(Refusal::Endpoint)?;
+        let addresses = self.pool.allocate(seconds).inspect_err(|_| self.indices.free(ep_ix))?;
+        let primary = addresses.first().copied().expect("a pool with ranges gives an address");
+        let sandbox = Sandbox {
+            id: id.clone(),
+            pod: pod.clone(),
+            mac: veth::pod_mac(primary),
+            host_name: veth::host_name(&id.container_id, &id.ifname),
+            addresses,
+            ep_ix,
+        };
+        let attachment = Attachment { sandbox: sandbox.clone(), phase: Phase::Reserved };
+        self.attachments.insert(id.clone(), attachment);
+        Ok(sandbox)
+    }
+
+    /// The interface is there: the endpoint exists from now on, closed.
+    pub fn attached(&mut self, id: &SandboxId, ifindex: u32, now: Instant) -> bool {
+        let Some(attachment) = self.attachments.get_mut(id) else { return false };
+        let again = matches!(attachment.phase, Phase::Open { ifindex: i } if i == ifindex);
+        if !again {
+            attachment.phase = Phase::Closed { ifindex };
+            let steps = endpoint::close(&attachment.sandbox.local(ifindex));
+            self.writer.apply(&steps, now);
+        }
+        true
+    }
+
+    /// Loads the endpoint's policies and opens it, or says what is missing.
+    pub fn open(&mut self, id: &SandboxId, now: Instant) -> Result<(), Wait> {
+        let attachment = self.attachments.get(id).ok_or(Wait::NotAttached)?;
+        match attachment.phase {
+            Phase::Reserved => return Err(Wait::NotAttached),
+            Phase::Open { .. } => return Ok(()),
+            Phase::Closed { .. } => {}
+        }
+        if !self.state.synced.policy() {
+            return Err(Wait::Unsynced);
+        }
+        let pod = self.state.pods.get(&attachment.sandbox.pod_key()).ok_or(Wait::NoPod)?;
+        let uid = &attachment.sandbox.pod.uid;
+        if !uid.is_empty() && **uid != *pod.uid {
+            return Err(Wait::NoPod);
+        }
+        self.mark_open(id);
+        self.plan_policy(now);
+        Ok(())
+    }
+
+    fn mark_open(&mut self, id: &SandboxId) {
+        if let Some(attachment) = self.attachments.get_mut(id)
+            && let Phase::Closed { ifindex } = attachment.phase
+        {
+            attachment.phase = Phase::Open { ifindex };
+        }
+    }
+
+    /// The sandbox goes: nothing passes any more. Returns its interface's index.
+    pub fn release(&mut self, id: &SandboxId, now: Instant) -> Option<u32> {
+        let attachment = self.attachments.get_mut(id)?;
+        let ifindex = match attachment.phase {
+            Phase::Reserved => return None,
+            Phase::Closed { ifindex } | Phase::Open { ifindex } => ifindex,
+        };
+        attachment.phase = Phase::Reserved;
+        let steps = endpoint::remove(&attachment.sandbox.local(ifindex));
+        self.writer.apply(&steps, now);
+        Some(ifindex)
+    }
+
+    /// The sandbox's interface is gone: its addresses rest, then are free.
+    pub fn freed(&mut self, id: &SandboxId, seconds: u64) {
+        if let Some(attachment) = self.attachments.remove(id) {
+            self.pool.free(&attachment.sandbox.addresses, seconds);
+            self.indices.free(attachment.sandbox.ep_ix);
+        }
+    }
+
+    /// The `ep` rows of all open endpoints.
+    fn endpoint_rows(&self) -> Vec<Row> {
+        let open = self.attachments.values().filter_map(|a| match a.phase {
+            Phase::Open { ifindex } => Some((&a.sandbox, ifindex)),
+            Phase::Reserved | Phase::Closed { .. } => None,
+        });
+        let row = |(sandbox, ifindex): (&Sandbox, u32)| {
+            let verdicts = self.policy.verdicts(&sandbox.pod_key());
+            endpoint::open(&sandbox.local(ifindex), verdicts)
+        };
+        open.map(row).collect()
+    }
+}
+
+/// Services that differ themselves or in one of their slices.
+fn changed_services(old: &State, new: &State) -> BTreeSet<ObjectKey> {
+    let mut changed = BTreeSet::new();
+    for item in old.services.diff(&new.services) {
+        changed.insert(match item {
+            DiffItem::Add(key, _) | DiffItem::Remove(key, _) => key.clone(),
+            DiffItem::Update { new: (key, _), .. } => key.clone(),
+        });
+    }
+    for item in old.slices.diff(&new.slices) {
+        changed.insert(match item {
+            DiffItem::Add(key, _) | DiffItem::Remove(key, _) => key.service.clone(),
+            DiffItem::Update { new: (key, _), .. } => key.service.clone(),
+        });
+    }
+    changed
+}
