@@ -7,6 +7,8 @@ use crate::facts::Resource;
 use crate::status::FieldError;
 use crate::strategy::Part;
 
+pub mod names;
+
 /// Validates a new object.
 pub fn validate_create(resource: &Resource, doc: &Doc<'_>) -> Vec<FieldError> {
     let _ = (resource, doc);
