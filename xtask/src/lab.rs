@@ -17,6 +17,7 @@
 //! crashed lab whose directory is gone.
 
 mod cgroups;
+pub mod cluster;
 mod containerd;
 mod down;
 mod links;

@@ -15,4 +15,5 @@ pub mod images;
 
 pub mod lab;
 
+pub mod demo;
 pub mod up;

@@ -4,7 +4,7 @@ use anyhow::Result;
 
 use crate::lab::{self, Lab, Place, Spec};
 use crate::progress::Progress;
-use crate::{build, images, setup};
+use crate::{build, demo, images, setup};
 
 /// Starts the lab; idempotent.
 pub fn up(mut spec: Spec, with_build: bool, with_demo: bool) -> Result<()> {
@@ -20,9 +20,9 @@ pub fn up(mut spec: Spec, with_build: bool, with_demo: bool) -> Result<()> {
     spec.images = images.archives;
     spec.toolbox = Some(images.toolbox);
     let lab = Lab::up(&spec, &progress)?;
-    let _ = with_demo;
+    let demo = if with_demo { demo::run(&lab) } else { Ok(()) };
     hints(&lab);
-    Ok(())
+    demo
 }
 
 fn hints(lab: &Lab) {
@@ -32,11 +32,12 @@ fn hints(lab: &Lab) {
     };
     println!(
         "\nexport KUBECONFIG={}\nkubectl get nodes,pods -A -o wide\n\
-         cargo xtask lab{name} exec {} -- toolbox get http://{}:30080/\n\
+         cargo xtask lab{name} exec {} -- toolbox get http://{}:{}/\n\
          cargo xtask down {}",
         lab.kubeconfig().display(),
         Place::Outside,
         lab::node_ip(2),
+        demo::NODE_PORT,
         lab.name(),
     );
 }

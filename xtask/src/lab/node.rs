@@ -39,6 +39,8 @@ const RESTART: Duration = Duration::from_millis(100);
 const STOP: Duration = Duration::from_secs(10);
 /// Size of the memory file system for a node's changes to its root.
 const UPPER: &str = "size=2g,mode=755";
+/// The server's data directory.
+pub const STORE: &str = "/var/lib/windlass/server";
 /// Directories that live in the lab's directory instead of in memory.
 const BOUND: [&str; 7] = [
     "var/lib/containerd",
@@ -63,7 +65,7 @@ pub struct Config {
     pub ips: Vec<String>,
     /// Name server for /etc/resolv.conf.
     pub dns: String,
-    /// Size of the file system at /var/lib/windlass, MiB; 0: the machine's own.
+    /// Size of the file system at [`STORE`], MiB; 0: the machine's own.
     pub store_mib: u32,
 }
 

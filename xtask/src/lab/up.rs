@@ -231,7 +231,7 @@ fn server(lab: &Lab, spec: &Spec, port: u16, progress: &Progress) -> Result<()> 
         unit(lab, 1, server_argv(lab, spec))?;
         progress.mark("server started");
     }
-    let data = inside(lab, 1, "/var/lib/windlass")?;
+    let data = inside(lab, 1, node::STORE)?;
     let netns = PathBuf::from(format!("/run/netns/{}", lab.netns(Place::Node(1))));
     let to = SocketAddr::from(([127, 0, 0, 1], API_PORT));
     let (token, admin) = (data.join("join-token"), data.join("admin.kubeconfig"));
