@@ -6,7 +6,7 @@
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -188,7 +188,7 @@ fn call(command: &str, conf: NetConf) -> Result<String, Failure> {
         Command::Del => open_netns(&request.netns).ok(),
         Command::Status | Command::Gc => None,
     };
-    match exchange(&conf, &request, netns)? {
+    match exchange(&conf.socket, &request, netns)? {
         Answer::Result(result) => Ok(json(&*result)),
         Answer::Done => Ok(String::new()),
         Answer::Error(failure) => Err(failure),
@@ -235,14 +235,15 @@ fn open_netns(path: &str) -> Result<OwnedFd, Failure> {
     Ok(file.into())
 }
 
-fn exchange(
-    conf: &NetConf,
+/// Hands a call to the agent at `socket` and reads its answer. Blocking.
+pub fn exchange(
+    socket: &Path,
     request: &Request,
     netns: Option<OwnedFd>,
 ) -> Result<Answer, Failure> {
     let agent_down =
         |e: std::io::Error| Failure::new(unavailable(request.command), "reach the agent", e);
-    let mut stream = UnixStream::connect(&conf.socket).map_err(agent_down)?;
+    let mut stream = UnixStream::connect(socket).map_err(agent_down)?;
     stream.set_read_timeout(Some(ANSWER_TIMEOUT)).map_err(agent_down)?;
     send(&mut stream, request, netns.as_ref()).map_err(agent_down)?;
     let mut answer = Vec::new();

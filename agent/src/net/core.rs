@@ -296,10 +296,8 @@ impl Core {
     }
 
     /// After all sandboxes have been adopted: removes endpoints nobody has a record of.
-    pub fn adopted(&mut self, last_address: Option<IpAddr>, now: Instant) {
-        if let Some(last) = last_address {
-            self.pool.resume_after(last);
-        }
+    pub fn adopted(&mut self, last_addresses: Vec<IpAddr>, now: Instant) {
+        self.pool.resume_after(last_addresses);
         let known: BTreeSet<u32> = self.attachments.values().map(|a| a.sandbox.ep_ix).collect();
         let mut addresses: HashMap<u32, Vec<IpAddr>> = HashMap::new();
         for (ip, local) in &self.writer.tables().ip4 {

@@ -139,7 +139,7 @@ impl Engine {
                 }
             }
         }
-        self.parts.core.adopted(self.parts.store.last_address(), Instant::now());
+        self.parts.core.adopted(self.parts.store.last_addresses(), Instant::now());
     }
 
     async fn new_state(&mut self) {

@@ -36,3 +36,8 @@ impl Hooks {
 
     pub fn set_node_ix(&mut self, _maps: &mut MapSet, _ix: u32) {}
 }
+
+/// Loads the programs and attaches those of the node.
+pub fn load(_cfg: &crate::Config, _uplinks: &super::host::Uplinks) -> Result<(Hooks, MapSet), Error> {
+    Ok((Hooks::None, MapSet::memory()))
+}

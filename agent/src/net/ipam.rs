@@ -28,6 +28,8 @@ pub struct Pool {
     used: BTreeSet<IpAddr>,
     /// Freed address → second from which it may be used again.
     resting: BTreeMap<IpAddr, u64>,
+    /// Given out last before a restart: searches in their ranges start behind them.
+    last: Vec<IpAddr>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,16 +56,18 @@ impl Pool {
             return;
         }
         let old = std::mem::take(&mut self.ranges);
-        let cursor = |net| old.iter().find(|r| r.net == net).map_or(1, |r| r.cursor);
+        let behind = |net: IpNetwork| self.last.iter().find(|a| net.contains(**a));
+        let cursor = |net: IpNetwork| match old.iter().find(|r| r.net == net) {
+            Some(range) => range.cursor,
+            None => behind(net).map_or(1, |a| number(*a) - number(net.network()) + 1),
+        };
         self.ranges =
             wanted.into_iter().map(|net| Range { net, cursor: cursor(net) }).collect();
     }
 
-    /// Starts searches behind `last`, the address given out most recently before a restart.
-    pub fn resume_after(&mut self, last: IpAddr) {
-        for range in self.ranges.iter_mut().filter(|r| r.net.contains(last)) {
-            range.cursor = number(last) - number(range.net.network()) + 1;
-        }
+    /// The addresses given out last before a restart; to be told before the ranges.
+    pub fn resume_after(&mut self, last: Vec<IpAddr>) {
+        self.last = last;
     }
 
     /// Marks addresses as in use (recovered after a restart).
@@ -179,9 +183,10 @@ mod tests {
 
     #[test]
     fn after_a_restart_the_search_goes_on_behind_the_last_address() {
-        let mut pool = pool(&["10.0.0.0/24"]);
+        let mut pool = Pool::default();
         pool.claim(&[ip("10.0.0.8")]);
-        pool.resume_after(ip("10.0.0.7"));
+        pool.resume_after(vec![ip("fd00::9"), ip("10.0.0.7")]);
+        pool.set_ranges(&["10.0.0.0/24".parse().unwrap()]);
         assert_eq!(pool.allocate(0).unwrap(), [ip("10.0.0.9")]);
     }
 

@@ -69,7 +69,7 @@ impl Sandbox {
 // === impl Store ===
 
 impl Store {
-    /// Records live in `root/sandboxes`, the address given out last in `root/last-address`.
+    /// Records live in `root/sandboxes`, those given out last in `root/last-addresses`.
     pub fn open(root: &Path) -> Result<Self, Error> {
         let store = Self { dir: root.to_path_buf() };
         std::fs::create_dir_all(store.records()).map_err(at("create", &store.records()))?;
@@ -98,10 +98,8 @@ impl Store {
         let path = self.path(&sandbox.id)?;
         let json = serde_json::to_vec(sandbox).expect("a sandbox has string keys only");
         write_atomically(&path, &json)?;
-        if let Some(last) = sandbox.addresses.first() {
-            write_atomically(&self.dir.join("last-address"), last.to_string().as_bytes())?;
-        }
-        Ok(())
+        let last: String = sandbox.addresses.iter().map(|a| format!("{a}\n")).collect();
+        write_atomically(&self.dir.join("last-addresses"), last.as_bytes())
     }
 
     pub fn remove(&self, id: &SandboxId) -> Result<(), Error> {
@@ -112,9 +110,10 @@ impl Store {
         }
     }
 
-    /// The address given out last.
-    pub fn last_address(&self) -> Option<IpAddr> {
-        std::fs::read_to_string(self.dir.join("last-address")).ok()?.trim().parse().ok()
+    /// The addresses given out last.
+    pub fn last_addresses(&self) -> Vec<IpAddr> {
+        let text = std::fs::read_to_string(self.dir.join("last-addresses")).unwrap_or_default();
+        text.lines().filter_map(|line| line.parse().ok()).collect()
     }
 
     fn records(&self) -> PathBuf {
@@ -167,7 +166,7 @@ mod tests {
         };
         store.save(&sandbox).unwrap();
         assert_eq!(store.load().unwrap(), std::slice::from_ref(&sandbox));
-        assert_eq!(store.last_address(), Some("10.0.0.7".parse().unwrap()));
+        assert_eq!(store.last_addresses(), sandbox.addresses);
         store.remove(&id).unwrap();
         store.remove(&id).unwrap();
         assert!(store.load().unwrap().is_empty());
