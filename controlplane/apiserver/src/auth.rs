@@ -102,7 +102,11 @@ impl Auth {
     /// Builds the indexes; registers observers on the cache for RBAC objects and the node graph.
     /// An empty client CA or key switches that way of proving an identity off.
     pub fn new(options: AuthOptions, cache: &Cache) -> Result<Self, AuthError> {
-        let AuthOptions { client_ca_pem, service_account_key_pem, issuer } = options;
+        let AuthOptions {
+            client_ca_pem,
+            service_account_key_pem,
+            issuer,
+        } = options;
         let certificates = match client_ca_pem.as_str() {
             "" => None,
             pem => Some(ClientCertificates::new(pem)?),
@@ -112,7 +116,11 @@ impl Auth {
             pem => {
                 let key = Arc::new(TokenKey::new(pem, &issuer)?);
                 let accounts = Accounts::new(key.clone(), cache);
-                Some(Tokens { key, accounts, audiences: vec![issuer] })
+                Some(Tokens {
+                    key,
+                    accounts,
+                    audiences: vec![issuer],
+                })
             }
         };
         let inner = Inner {
@@ -123,7 +131,9 @@ impl Auth {
             nodes: observe_pods(cache),
             node_rules: seed::node_rules(),
         };
-        Ok(Self { inner: Arc::new(inner) })
+        Ok(Self {
+            inner: Arc::new(inner),
+        })
     }
 
     /// The caller's identity: `UserInfo` in the extensions, peer certificate, bearer token,
@@ -154,7 +164,11 @@ impl Auth {
     /// Node and RBAC authorizers.
     pub fn authorize(&self, user: &UserInfo, attributes: &Attributes) -> Decision {
         let verdict = self.decide(user, attributes);
-        if verdict.allowed { Decision::Allow } else { Decision::Deny(verdict.reason) }
+        if verdict.allowed {
+            Decision::Allow
+        } else {
+            Decision::Deny(verdict.reason)
+        }
     }
 
     /// NodeRestriction, RBAC escalation, CSR signer checks. Runs inside every write attempt after
@@ -170,8 +184,14 @@ impl Auth {
             let old: Option<serde_json::Value> =
                 old.and_then(|old| serde_json::from_slice(old).ok());
             let cache = &self.inner.cache;
-            restriction::NodeWrite { cache, node, asked: attributes, new, old: old.as_ref() }
-                .check()?;
+            restriction::NodeWrite {
+                cache,
+                node,
+                asked: attributes,
+                new,
+                old: old.as_ref(),
+            }
+            .check()?;
         }
         let Some(new) = new else { return Ok(()) };
         let may = |further: &Attributes| self.decide(user, further).allowed;
@@ -201,7 +221,10 @@ impl Auth {
         body: &[u8],
     ) -> Result<Vec<u8>, Status> {
         let decide = |user: &UserInfo, asked: &Attributes| self.decide(user, asked);
-        match (attributes.resource.as_str(), attributes.subresource.as_str()) {
+        match (
+            attributes.resource.as_str(),
+            attributes.subresource.as_str(),
+        ) {
             ("serviceaccounts", "token") => self.issue_token(user, attributes, body),
             ("tokenreviews", "") => review::token(body, |token, audiences| {
                 self.token_user(token, audiences, clock::unix_now())
@@ -220,7 +243,11 @@ impl Auth {
                 (self.rules_for(user, namespace), user.node_name().is_some())
             }),
             ("selfsubjectreviews", "") => review::who_am_i(body, user),
-            (resource, _) => Err(Status::not_found(&attributes.group, resource, &attributes.name)),
+            (resource, _) => Err(Status::not_found(
+                &attributes.group,
+                resource,
+                &attributes.name,
+            )),
         }
     }
 
@@ -228,15 +255,16 @@ impl Auth {
     pub fn openid(&self, path: &str) -> Option<http::Response<Bytes>> {
         let key = &self.inner.tokens.as_ref()?.key;
         let (document, media_type) = match path {
-            "/.well-known/openid-configuration" => {
-                (key.openid_configuration(), "application/json")
-            }
+            "/.well-known/openid-configuration" => (key.openid_configuration(), "application/json"),
             "/openid/v1/jwks" => (key.jwks(), "application/jwk-set+json"),
             _ => return None,
         };
         let mut response = http::Response::new(Bytes::from(document.to_string()));
         let headers = response.headers_mut();
-        headers.insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static(media_type));
+        headers.insert(
+            http::header::CONTENT_TYPE,
+            http::HeaderValue::from_static(media_type),
+        );
         let cached = http::HeaderValue::from_static("public, max-age=3600");
         headers.insert(http::header::CACHE_CONTROL, cached);
         Some(response)
@@ -270,7 +298,9 @@ impl Auth {
         }
         let tokens = tokens.ok_or_else(|| "there is no token key".to_owned())?;
         let found = tokens.accounts.authenticate(token, audiences, now);
-        found.map(|found| (found.user, found.audiences)).map_err(|error| error.to_string())
+        found
+            .map(|found| (found.user, found.audiences))
+            .map_err(|error| error.to_string())
     }
 
     fn issue_token(
@@ -291,7 +321,10 @@ impl Auth {
     }
 
     fn decide(&self, user: &UserInfo, asked: &Attributes) -> Verdict {
-        let allow = |reason: String| Verdict { allowed: true, reason };
+        let allow = |reason: String| Verdict {
+            allowed: true,
+            reason,
+        };
         if user.in_group(GROUP_MASTERS) {
             return allow(String::new());
         }
@@ -307,7 +340,10 @@ impl Auth {
         }
         match self.rbac().allows(user, asked) {
             Some(why) => allow(why),
-            None => Verdict { allowed: false, reason },
+            None => Verdict {
+                allowed: false,
+                reason,
+            },
         }
     }
 
@@ -320,11 +356,17 @@ impl Auth {
     }
 
     fn rbac(&self) -> RwLockReadGuard<'_, RbacIndex> {
-        self.inner.rbac.read().expect("no code panics under this lock")
+        self.inner
+            .rbac
+            .read()
+            .expect("no code panics under this lock")
     }
 
     fn nodes(&self) -> RwLockReadGuard<'_, NodeGraph> {
-        self.inner.nodes.read().expect("no code panics under this lock")
+        self.inner
+            .nodes
+            .read()
+            .expect("no code panics under this lock")
     }
 }
 
@@ -337,10 +379,15 @@ fn observe_rbac(cache: &Cache) -> Arc<RwLock<RbacIndex>> {
         ("clusterrolebindings", RbacKind::ClusterRoleBinding),
     ];
     for (plural, kind) in kinds {
-        let Some(resource) = cache.resource(escalation::GROUP, plural) else { continue };
+        let Some(resource) = cache.resource(escalation::GROUP, plural) else {
+            continue;
+        };
         let index = index.clone();
         let observer = move |change: &Change| {
-            index.write().expect("no code panics under this lock").apply(kind, change);
+            index
+                .write()
+                .expect("no code panics under this lock")
+                .apply(kind, change);
         };
         cache.observe(resource, Box::new(observer));
     }
@@ -352,7 +399,10 @@ fn observe_pods(cache: &Cache) -> Arc<RwLock<NodeGraph>> {
     if let Some(pods) = cache.resource("", "pods") {
         let observed = graph.clone();
         let observer = move |change: &Change| {
-            observed.write().expect("no code panics under this lock").apply(change);
+            observed
+                .write()
+                .expect("no code panics under this lock")
+                .apply(change);
         };
         cache.observe(pods, Box::new(observer));
     }
@@ -360,14 +410,22 @@ fn observe_pods(cache: &Cache) -> Arc<RwLock<NodeGraph>> {
 }
 
 fn bearer_token(parts: &Parts) -> Option<&str> {
-    let value = parts.headers.get(http::header::AUTHORIZATION)?.to_str().ok()?;
+    let value = parts
+        .headers
+        .get(http::header::AUTHORIZATION)?
+        .to_str()
+        .ok()?;
     let (scheme, token) = value.split_once(' ')?;
-    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim()).filter(|token| !token.is_empty())
+    scheme
+        .eq_ignore_ascii_case("bearer")
+        .then(|| token.trim())
+        .filter(|token| !token.is_empty())
 }
 
 fn is_public(path: &str) -> bool {
     PUBLIC_PATHS.iter().any(|public| {
-        path.strip_prefix(public).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        path.strip_prefix(public)
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     })
 }
 

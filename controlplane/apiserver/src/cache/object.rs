@@ -69,11 +69,7 @@ impl Object {
 
     /// A label's value.
     pub fn label(&self, name: &str) -> Option<&str> {
-        self.header
-            .labels(&self.bytes)
-            .into_iter()
-            .find(|(k, _)| *k == name)
-            .map(|(_, v)| v)
+        self.header.label(&self.bytes, name)
     }
 
     /// Whether `metadata.deletionTimestamp` is set.

@@ -1,0 +1,74 @@
+//! Built-in admission: what changes a write or refuses it beyond the object's own validity.
+//!
+//! One file per plugin, each a function named after upstream's plugin; order as in
+//! `pkg/kubeapiserver/options/plugins.go`.
+
+mod namespace;
+mod pod;
+
+use api::{Doc, Resource, Status};
+
+use crate::{cache::Object, call::Call};
+
+/// One pass of a write through the plugins.
+pub struct Admission<'c> {
+    pub call: &'c Call,
+    pub row: &'static Resource,
+    /// The stored version; none for a creation.
+    pub old: Option<(&'c Object, &'c Doc<'c>)>,
+    pub warnings: Vec<String>,
+}
+
+// === impl Admission ===
+
+impl<'c> Admission<'c> {
+    pub fn new(
+        call: &'c Call,
+        row: &'static Resource,
+        old: Option<(&'c Object, &'c Doc<'c>)>,
+    ) -> Self {
+        Self {
+            call,
+            row,
+            old,
+            warnings: Vec::new(),
+        }
+    }
+
+    /// Plugins that may change the object.
+    pub fn mutate(&mut self, doc: &mut Doc<'_>) -> Result<(), Status> {
+        namespace::lifecycle(self, doc)?;
+        if self.is("", "namespaces") {
+            namespace::label(doc);
+        }
+        if self.is("", "pods") && self.call.subresource.is_none() {
+            pod::mutate(self, doc)?;
+        }
+        Ok(())
+    }
+
+    /// Plugins that only look.
+    pub fn validate(&mut self, doc: &Doc<'_>) -> Result<(), Status> {
+        let old = self.old.map(|(object, _)| object.bytes.as_ref());
+        self.call
+            .server
+            .auth()
+            .admit(&self.call.user, &self.call.attributes, Some(doc), old)
+    }
+
+    pub fn is(&self, group: &str, plural: &str) -> bool {
+        self.row.group == group && self.row.plural == plural
+    }
+
+    pub fn is_create(&self) -> bool {
+        self.old.is_none()
+    }
+}
+
+/// Whether an object may be deleted at all.
+pub fn admit_delete(call: &Call, old: &Object) -> Result<(), Status> {
+    namespace::may_delete(call)?;
+    call.server
+        .auth()
+        .admit(&call.user, &call.attributes, None, Some(&old.bytes))
+}

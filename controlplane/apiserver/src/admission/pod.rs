@@ -1,0 +1,231 @@
+//! What admission does to pods: ServiceAccount (account, pull secrets, token volume), Priority and
+//! DefaultTolerationSeconds.
+//!
+//! Ports of `plugin/pkg/admission/{serviceaccount,priority,defaulttolerationseconds}/admission.go`.
+
+use api::{Doc, Object as DocObject, Status, Value};
+
+use super::Admission;
+use crate::{cache::Object, catalog::ResourceId, clock};
+
+const TOKEN_DIR: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+const MIRROR: &str = "kubernetes.io/config.mirror";
+/// Seconds a token volume's token lives; the kubelet renews it earlier.
+const TOKEN_SECONDS: i64 = 3607;
+/// Seconds a pod stays on a node that is not ready or unreachable.
+const TOLERATION_SECONDS: i64 = 300;
+const SYSTEM_PRIORITIES: [(&str, i64); 2] = [
+    ("system-cluster-critical", 2_000_000_000),
+    ("system-node-critical", 2_000_001_000),
+];
+
+pub fn mutate(admission: &Admission<'_>, doc: &mut Doc<'_>) -> Result<(), Status> {
+    if admission.is_create() {
+        service_account(admission, doc)?;
+        priority(admission, doc)?;
+        default_toleration_seconds(doc);
+    }
+    Ok(())
+}
+
+fn service_account(admission: &Admission<'_>, doc: &mut Doc<'_>) -> Result<(), Status> {
+    if doc
+        .map_value(&["metadata", "annotations"], MIRROR)
+        .is_some()
+    {
+        return Ok(());
+    }
+    if doc
+        .str_at(&["spec", "serviceAccountName"])
+        .unwrap_or_default()
+        .is_empty()
+    {
+        doc.set_str(&["spec", "serviceAccountName"], "default");
+    }
+    let name = doc
+        .str_at(&["spec", "serviceAccountName"])
+        .unwrap_or_default();
+    let accounts = ResourceId::named("", "serviceaccounts");
+    let cache = admission.call.server.cache();
+    let Some(account) = cache.get(accounts, doc.namespace(), name) else {
+        let text = format!(
+            "error looking up service account {}/{name}: serviceaccount {} not found",
+            doc.namespace(),
+            api::status::quote(name)
+        );
+        return Err(Status::forbidden("", "pods", doc.name(), &text));
+    };
+    if wants_token(doc, &account) {
+        mount_token(doc);
+    }
+    pull_secrets(doc, &account);
+    Ok(())
+}
+
+fn wants_token(doc: &Doc<'_>, account: &Object) -> bool {
+    doc.bool_at(&["spec", "automountServiceAccountToken"])
+        .or_else(|| {
+            account
+                .field("automountServiceAccountToken")
+                .map(|raw| raw == "true")
+        })
+        .unwrap_or(true)
+}
+
+fn pull_secrets(doc: &mut Doc<'_>, account: &Object) {
+    let Some(raw) = account.field("imagePullSecrets") else {
+        return;
+    };
+    if !doc.list_at(&["spec", "imagePullSecrets"]).is_empty() {
+        return;
+    }
+    let arena = doc.arena();
+    let raw = arena.alloc_slice_copy(raw.as_bytes());
+    if let Ok(value) = api::codec::parse(api::Format::Json, raw, arena) {
+        doc.set(&["spec", "imagePullSecrets"], value);
+    }
+}
+
+/// Adds the projected volume and mounts it where nothing is mounted yet.
+fn mount_token(doc: &mut Doc<'_>) {
+    let existing = doc
+        .list_at(&["spec", "volumes"])
+        .iter()
+        .filter_map(|v| v.str_of("name"))
+        .find(|n| n.starts_with("kube-api-access-"));
+    let volume = match existing {
+        Some(name) => name.to_owned(),
+        None => format!("kube-api-access-{}", clock::random_suffix()),
+    };
+    let mut mounted = existing.is_some();
+    for list in ["initContainers", "containers"] {
+        let count = doc.list_at(&["spec", list]).len();
+        for index in 0..count {
+            let index = index.to_string();
+            let path = ["spec", list, &index, "volumeMounts"];
+            let taken = doc
+                .list_at(&path)
+                .iter()
+                .any(|m| m.str_of("mountPath") == Some(TOKEN_DIR));
+            if !taken {
+                append(
+                    doc,
+                    &path,
+                    &format!(r#"{{"name":"{volume}","readOnly":true,"mountPath":"{TOKEN_DIR}"}}"#),
+                );
+                mounted = true;
+            }
+        }
+    }
+    if mounted && existing.is_none() {
+        append(doc, &["spec", "volumes"], &token_volume(&volume));
+    }
+}
+
+fn token_volume(name: &str) -> String {
+    format!(
+        r#"{{"name":"{name}","projected":{{"sources":[{{"serviceAccountToken":{{"expirationSeconds":{TOKEN_SECONDS},"path":"token"}}}},{{"configMap":{{"name":"kube-root-ca.crt","items":[{{"key":"ca.crt","path":"ca.crt"}}]}}}},{{"downwardAPI":{{"items":[{{"path":"namespace","fieldRef":{{"apiVersion":"v1","fieldPath":"metadata.namespace"}}}}]}}}}],"defaultMode":420}}}}"#
+    )
+}
+
+fn priority(admission: &Admission<'_>, doc: &mut Doc<'_>) -> Result<(), Status> {
+    let classes = ResourceId::named("scheduling.k8s.io", "priorityclasses");
+    let cache = admission.call.server.cache();
+    let name = doc
+        .str_at(&["spec", "priorityClassName"])
+        .unwrap_or_default();
+    let number = |object: &Object| object.field("value").and_then(|v| v.parse::<i64>().ok());
+    let (value, policy) = if name.is_empty() {
+        let snapshot = cache.snapshot(classes);
+        let default = snapshot
+            .iter("")
+            .find(|c| c.field("globalDefault") == Some("true"));
+        match default {
+            Some(class) => {
+                doc.set_str(&["spec", "priorityClassName"], class.name());
+                (number(class).unwrap_or(0), preemption(class))
+            }
+            None => (0, None),
+        }
+    } else if let Some(class) = cache.get(classes, "", name) {
+        (number(&class).unwrap_or(0), preemption(&class))
+    } else if let Some((_, value)) = SYSTEM_PRIORITIES.iter().find(|(n, _)| *n == name) {
+        (*value, None)
+    } else {
+        let text = format!("no PriorityClass with name {name} was found");
+        return Err(Status::forbidden("", "pods", doc.name(), &text));
+    };
+    if doc
+        .int_at(&["spec", "priority"])
+        .is_some_and(|given| given != value)
+    {
+        let text = format!(
+            "the integer value of priority ({}) must not be provided in pod spec; priority \
+             admission controller computed {value} from the given PriorityClass name",
+            doc.int_at(&["spec", "priority"]).unwrap_or_default()
+        );
+        return Err(Status::forbidden("", "pods", doc.name(), &text));
+    }
+    doc.set_int(&["spec", "priority"], value);
+    if doc
+        .get(&["spec", "preemptionPolicy"])
+        .is_none_or(Value::is_null)
+    {
+        doc.set_str(
+            &["spec", "preemptionPolicy"],
+            policy.as_deref().unwrap_or("PreemptLowerPriority"),
+        );
+    }
+    Ok(())
+}
+
+fn preemption(class: &Object) -> Option<String> {
+    class
+        .field("preemptionPolicy")
+        .map(|raw| raw.trim_matches('"').to_owned())
+}
+
+fn default_toleration_seconds(doc: &mut Doc<'_>) {
+    for key in [
+        "node.kubernetes.io/not-ready",
+        "node.kubernetes.io/unreachable",
+    ] {
+        let tolerated = doc.list_at(&["spec", "tolerations"]).iter().any(|t| {
+            let matches_key =
+                matches!(t.str_of("key"), None | Some("")) || t.str_of("key") == Some(key);
+            let effect = t.str_of("effect").unwrap_or_default();
+            matches_key && (effect.is_empty() || effect == "NoExecute")
+        });
+        if !tolerated {
+            append(
+                doc,
+                &["spec", "tolerations"],
+                &format!(
+                    r#"{{"key":"{key}","operator":"Exists","effect":"NoExecute","tolerationSeconds":{TOLERATION_SECONDS}}}"#
+                ),
+            );
+        }
+    }
+}
+
+/// Appends JSON text of our own to a list, making the list when it is absent.
+fn append(doc: &mut Doc<'_>, path: &[&str], json: &str) {
+    let arena = doc.arena();
+    let bytes = arena.alloc_str(json).as_bytes();
+    let value = api::codec::parse(api::Format::Json, bytes, arena)
+        .unwrap_or_else(|_| Value::Object(DocObject::new_in(arena)));
+    if let Some(list) = doc.get_mut(path).and_then(Value::as_list_mut) {
+        list.push(value);
+        return;
+    }
+    let mut list = api::List::new_in(arena);
+    list.push(value);
+    let Some((field, parents)) = path.split_last() else {
+        return;
+    };
+    // `Doc::set` would take a list on the way for a missing object.
+    match doc.get_mut(parents).and_then(Value::as_object_mut) {
+        Some(parent) => parent.set_copied(field, Value::List(list)),
+        None => doc.set(path, Value::List(list)),
+    }
+}

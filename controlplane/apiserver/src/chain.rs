@@ -1,0 +1,223 @@
+//! The request chain: panic recovery → request info → authentication → impersonation →
+//! authorization → the resource's verb (or one of the few other paths).
+//!
+//! Each layer that is more than a line has a file under `chain/`.
+
+mod impersonate;
+
+use std::panic::AssertUnwindSafe;
+
+use api::{Facts, Status};
+use futures::FutureExt;
+use http::{Response, StatusCode, header, request::Parts};
+
+use crate::{
+    ApiServer,
+    attributes::Attributes,
+    auth::Decision,
+    body::{self, Body, LazyBody},
+    call::Call,
+    catalog::ResourceId,
+    clock, discovery,
+    identity::UserInfo,
+    negotiate::Output,
+    openapi, rest,
+};
+
+/// Answers one request. Never fails: every failure is a `Status`.
+pub async fn run(server: ApiServer, parts: Parts, body: LazyBody) -> Response<Body> {
+    let path = parts.uri.path().to_owned();
+    let handled = AssertUnwindSafe(handle(server, parts, body))
+        .catch_unwind()
+        .await;
+    match handled {
+        Ok(Ok(response)) => response,
+        Ok(Err(status)) => body::failure(&status),
+        Err(_) => {
+            tracing::error!(path, "a request panicked");
+            body::failure(&Status::internal(
+                "this request caused a panic; see the server's log",
+            ))
+        }
+    }
+}
+
+async fn handle(server: ApiServer, parts: Parts, body: LazyBody) -> Result<Response<Body>, Status> {
+    let attributes = Attributes::parse(&parts.method, parts.uri.path(), parts.uri.query());
+    let user = server.auth().authenticate(&parts).await?;
+    let user = impersonate::apply(&server, user, &parts.headers)?;
+    authorize(&server, &user, &attributes)?;
+    if attributes.is_resource {
+        return resource(server, user, attributes, parts, body).await;
+    }
+    other(&server, &attributes, &parts)
+}
+
+/// 403 with upstream's text unless the authorizers allow it.
+pub fn authorize(
+    server: &ApiServer,
+    user: &UserInfo,
+    attributes: &Attributes,
+) -> Result<(), Status> {
+    match server.auth().authorize(user, attributes) {
+        Decision::Allow => Ok(()),
+        Decision::Deny(reason) => Err(forbidden(user, attributes, &reason)),
+    }
+}
+
+/// Port of `forbiddenMessage` in `k8s.io/apiserver/pkg/endpoints/handlers/responsewriters/errors.go`.
+fn forbidden(user: &UserInfo, attributes: &Attributes, reason: &str) -> Status {
+    let quote = api::status::quote;
+    let who = quote(&user.username);
+    let verb = quote(&attributes.verb);
+    if !attributes.is_resource {
+        let mut text = format!(
+            "User {who} cannot {} path {}",
+            attributes.verb,
+            quote(&attributes.path)
+        );
+        if !reason.is_empty() {
+            text = format!("{text}: {reason}");
+        }
+        return Status::forbidden("", "", "", &text);
+    }
+    let what = quote(&attributes.resource_path());
+    let group = quote(&attributes.group);
+    let place = if attributes.namespace.is_empty() {
+        "at the cluster scope".to_owned()
+    } else {
+        format!("in the namespace {}", quote(&attributes.namespace))
+    };
+    let mut text = format!(
+        "User {who} cannot {} resource {what} in API group {group} {place}",
+        verb.trim_matches('"')
+    );
+    if !reason.is_empty() {
+        text = format!("{text}: {reason}");
+    }
+    Status::forbidden(
+        &attributes.group,
+        &attributes.resource,
+        &attributes.name,
+        &text,
+    )
+}
+
+async fn resource(
+    server: ApiServer,
+    user: UserInfo,
+    attributes: Attributes,
+    parts: Parts,
+    body: LazyBody,
+) -> Result<Response<Body>, Status> {
+    let facts = Facts::get();
+    let resource = facts
+        .resource(&attributes.group, &attributes.version, &attributes.resource)
+        .ok_or_else(Status::page_not_found)?;
+    let subresource = match attributes.subresource.as_str() {
+        "" => None,
+        name => Some(
+            resource
+                .subresource(name)
+                .ok_or_else(Status::page_not_found)?,
+        ),
+    };
+    // Virtual resources (reviews) are as namespaced as their path says.
+    if resource.stored
+        && !resource.namespaced
+        && !attributes.namespace.is_empty()
+        && attributes.resource != "namespaces"
+    {
+        return Err(Status::page_not_found());
+    }
+    let accept = parts
+        .headers
+        .get(header::ACCEPT)
+        .and_then(|v| v.to_str().ok());
+    let output = Output::of_accept(accept)?;
+    let body = body.read().await?;
+    let id = ResourceId::of(resource).filter(|_| resource.stored);
+    let mut attributes = attributes;
+    if attributes.resource == "namespaces" {
+        // The namespace object itself lives in no namespace; authorization has seen its name.
+        attributes.namespace.clear();
+    }
+    let now = clock::unix_now();
+    let call = Call {
+        server,
+        user,
+        attributes,
+        resource,
+        id,
+        subresource,
+        output,
+        parts,
+        body,
+        now,
+    };
+    rest::dispatch(call).await
+}
+
+fn other(
+    server: &ApiServer,
+    attributes: &Attributes,
+    parts: &Parts,
+) -> Result<Response<Body>, Status> {
+    let path = attributes.path.trim_end_matches('/');
+    match path {
+        "/healthz" | "/livez" | "/readyz" => return Ok(health(server)),
+        "/version" => return Ok(body::json(200, version())),
+        _ if path.starts_with("/healthz/")
+            || path.starts_with("/livez/")
+            || path.starts_with("/readyz/") =>
+        {
+            return Ok(health(server));
+        }
+        _ => {}
+    }
+    discovery::respond(path, &parts.headers)
+        .or_else(|| server.auth().openid(path))
+        .or_else(|| openapi::respond(path, &attributes.query, &parts.headers))
+        .map(|response| response.map(body::full))
+        .ok_or_else(Status::page_not_found)
+}
+
+fn health(server: &ApiServer) -> Response<Body> {
+    match server.storage().log().status().read_only {
+        None => body::text(StatusCode::OK, "ok"),
+        Some(reason) => {
+            let text = format!("store is read-only: {reason}");
+            body::text(StatusCode::INTERNAL_SERVER_ERROR, text)
+        }
+    }
+}
+
+fn version() -> Vec<u8> {
+    let release = Facts::get().kubernetes;
+    let release = if release.is_empty() {
+        "v1.37.0"
+    } else {
+        release
+    };
+    let mut numbers = release.trim_start_matches('v').split('.');
+    let version = serde_json::json!({
+        "major": numbers.next().unwrap_or_default(),
+        "minor": numbers.next().unwrap_or_default(),
+        "gitVersion": format!("{release}+windlass"),
+        "gitCommit": "",
+        "gitTreeState": "clean",
+        "buildDate": "1970-01-01T00:00:00Z",
+        "goVersion": "",
+        "compiler": "rustc",
+        "platform": format!("linux/{}", platform()),
+    });
+    version.to_string().into_bytes()
+}
+
+fn platform() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}

@@ -1,0 +1,53 @@
+//! Conversions between the versions of a kind. Only two kinds have any: core Event and
+//! events.k8s.io Event, and HorizontalPodAutoscaler v1 and v2.
+
+use api::Resource;
+use serde_json::{Map, Value};
+
+/// An item of a list (no type meta) from the stored version to the one `resource` serves.
+pub fn item(resource: &Resource, stored: Vec<u8>) -> Vec<u8> {
+    if !(resource.plural == "events" && resource.group == "events.k8s.io") {
+        return stored;
+    }
+    match serde_json::from_slice::<Map<String, Value>>(&stored) {
+        Ok(mut map) => {
+            rename(&mut map, EVENT_FIELDS);
+            serde_json::to_vec(&map).unwrap_or(stored)
+        }
+        Err(_) => stored,
+    }
+}
+
+/// A body in the version `resource` serves to the stored one; none when they are the same.
+pub fn to_stored(resource: &Resource, body: &[u8]) -> Option<Vec<u8>> {
+    if !(resource.plural == "events" && resource.group == "events.k8s.io") {
+        return None;
+    }
+    let mut map = serde_json::from_slice::<Map<String, Value>>(body).ok()?;
+    let back: Vec<(&str, &str)> = EVENT_FIELDS
+        .iter()
+        .map(|(core, new)| (*new, *core))
+        .collect();
+    rename(&mut map, &back);
+    map.insert("apiVersion".into(), "v1".into());
+    serde_json::to_vec(&map).ok()
+}
+
+/// core/v1 name, events.k8s.io/v1 name (pkg/apis/events/v1/conversion.go).
+const EVENT_FIELDS: &[(&str, &str)] = &[
+    ("involvedObject", "regarding"),
+    ("message", "note"),
+    ("source", "deprecatedSource"),
+    ("firstTimestamp", "deprecatedFirstTimestamp"),
+    ("lastTimestamp", "deprecatedLastTimestamp"),
+    ("count", "deprecatedCount"),
+    ("reportingComponent", "reportingController"),
+];
+
+fn rename(map: &mut Map<String, Value>, names: &[(&str, &str)]) {
+    for (from, to) in names {
+        if let Some(value) = map.remove(*from) {
+            map.insert((*to).to_owned(), value);
+        }
+    }
+}

@@ -1,0 +1,240 @@
+//! Streams between a client and a pod: logs, exec, attach, port-forward. The server finds the pod's
+//! kubelet, authenticates to it with its own certificate and then copies bytes; the protocol inside
+//! an upgraded connection (WebSocket channels, SPDY) is the client's and the kubelet's affair.
+//!
+//! Port of the locations in `pkg/registry/core/pod/strategy.go` (LogLocation, StreamLocation).
+
+mod kubelet;
+
+use api::{Resource, Status};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use hyper_util::rt::TokioIo;
+
+pub use kubelet::{KubeletError, Kubelets};
+
+use crate::{
+    ResourceId,
+    body::{self, Body},
+    cache::Object,
+    call::Call,
+};
+
+/// Query parameters of `log` that the kubelet understands.
+const LOG_PARAMETERS: [&str; 8] = [
+    "follow",
+    "previous",
+    "sinceSeconds",
+    "sinceTime",
+    "timestamps",
+    "tailLines",
+    "limitBytes",
+    "stream",
+];
+
+/// Answers `pods/{log,exec,attach,portforward}`.
+pub async fn pod(mut call: Call, sub: &str) -> Result<Response<Body>, Status> {
+    let pods = ResourceId::named("", "pods");
+    let (namespace, name) = (&call.attributes.namespace, &call.attributes.name);
+    let pod = call
+        .server
+        .cache()
+        .get(pods, namespace, name)
+        .ok_or_else(|| call.not_found())?;
+    let node = pod.node_name().unwrap_or_default().to_owned();
+    if node.is_empty() {
+        if sub == "log" {
+            return Ok(body::text(StatusCode::OK, Bytes::new()));
+        }
+        return Err(Status::bad_request(format!(
+            "pod {name} does not have a host assigned"
+        )));
+    }
+    let path = location(&call, &pod, sub)?;
+    let address = kubelet::address_of(call.server.cache(), &node)?;
+    if sub == "log" {
+        return log(&call, &address, &path).await;
+    }
+    let upgrade = call.parts.extensions.remove::<hyper::upgrade::OnUpgrade>();
+    let Some(upgrade) = upgrade.filter(|_| wants_upgrade(&call.parts.headers)) else {
+        return Err(Status::bad_request("Upgrade request required"));
+    };
+    let headers = passed_headers(&call.parts.headers);
+    let kubelets = call.server.kubelets();
+    let (response, far) = kubelets
+        .upgrade(&address, call.parts.method.clone(), &path, headers)
+        .await?;
+    let Some(far) = far else { return Ok(response) };
+    tokio::spawn(async move {
+        let Ok(near) = upgrade.await else { return };
+        let (mut near, mut far) = (TokioIo::new(near), TokioIo::new(far));
+        // Either side may end the stream; how is in the protocol they speak.
+        let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
+    });
+    Ok(response)
+}
+
+async fn log(
+    call: &Call,
+    address: &kubelet::Address,
+    path: &str,
+) -> Result<Response<Body>, Status> {
+    let response = call.server.kubelets().get(address, path).await?;
+    let (parts, far) = response.into_parts();
+    if !parts.status.is_success() {
+        use http_body_util::BodyExt;
+        let text = far
+            .collect()
+            .await
+            .map(|b| b.to_bytes())
+            .unwrap_or_default();
+        let text = String::from_utf8_lossy(&text).trim().to_owned();
+        return Err(match parts.status.as_u16() {
+            400 | 404 => Status::new(parts.status.as_u16(), "BadRequest", text),
+            _ => Status::internal(text),
+        });
+    }
+    let mut response = Response::new(far);
+    let plain = HeaderValue::from_static("text/plain");
+    response.headers_mut().insert(header::CONTENT_TYPE, plain);
+    Ok(response)
+}
+
+/// Path and query on the kubelet.
+fn location(call: &Call, pod: &Object, sub: &str) -> Result<String, Status> {
+    let (namespace, name) = (pod.namespace(), pod.name());
+    let mut query: Vec<(&str, &str)> = Vec::new();
+    let path = match sub {
+        "log" => {
+            for key in LOG_PARAMETERS {
+                query.extend(call.attributes.param(key).map(|value| (key, value)));
+            }
+            format!(
+                "/containerLogs/{namespace}/{name}/{}",
+                container(call, pod)?
+            )
+        }
+        "exec" | "attach" => {
+            for (key, value) in &call.attributes.query {
+                match key.as_str() {
+                    "command" if sub == "exec" => query.push(("command", value)),
+                    // The kubelet's own names (k8s.io/kubelet/pkg/cri/streaming/remotecommand).
+                    "stdin" if is_true(value) => query.push(("input", "1")),
+                    "stdout" if is_true(value) => query.push(("output", "1")),
+                    "stderr" if is_true(value) => query.push(("error", "1")),
+                    "tty" if is_true(value) => query.push(("tty", "1")),
+                    _ => {}
+                }
+            }
+            format!("/{sub}/{namespace}/{name}/{}", container(call, pod)?)
+        }
+        _ => {
+            for (key, value) in call.attributes.query.iter().filter(|(k, _)| k == "ports") {
+                query.push((key, value));
+            }
+            format!("/portForward/{namespace}/{name}")
+        }
+    };
+    let query: Vec<String> = query
+        .iter()
+        .map(|(k, v)| format!("{k}={}", percent_encode(v)))
+        .collect();
+    Ok(if query.is_empty() {
+        path
+    } else {
+        format!("{path}?{}", query.join("&"))
+    })
+}
+
+fn is_true(text: &str) -> bool {
+    !matches!(text, "0" | "false" | "False" | "FALSE")
+}
+
+/// The container the client names, or the only one.
+fn container(call: &Call, pod: &Object) -> Result<String, Status> {
+    let names = |field: &str| -> Vec<String> {
+        let raw = pod.field(&format!("spec.{field}")).unwrap_or("[]");
+        let list: serde_json::Value = serde_json::from_str(raw).unwrap_or_default();
+        let list = list.as_array().cloned().unwrap_or_default();
+        list.iter()
+            .filter_map(|c| c["name"].as_str().map(str::to_owned))
+            .collect()
+    };
+    let containers = names("containers");
+    let Resource { .. } = call.resource;
+    match call.attributes.param("container").filter(|c| !c.is_empty()) {
+        Some(wanted) => {
+            let all = [
+                containers,
+                names("initContainers"),
+                names("ephemeralContainers"),
+            ]
+            .concat();
+            if all.iter().any(|n| n == wanted) {
+                return Ok(wanted.to_owned());
+            }
+            Err(Status::bad_request(format!(
+                "container {wanted} is not valid for pod {}",
+                pod.name()
+            )))
+        }
+        None if containers.len() == 1 => Ok(containers[0].clone()),
+        None => {
+            let mut text = format!(
+                "a container name must be specified for pod {}, choose one of: [{}]",
+                pod.name(),
+                containers.join(" ")
+            );
+            let init = names("initContainers");
+            if !init.is_empty() {
+                text.push_str(&format!(
+                    " or one of the init containers: [{}]",
+                    init.join(" ")
+                ));
+            }
+            Err(Status::bad_request(text))
+        }
+    }
+}
+
+fn wants_upgrade(headers: &HeaderMap) -> bool {
+    headers.contains_key(header::UPGRADE)
+        && headers
+            .get_all(header::CONNECTION)
+            .iter()
+            .filter_map(|v| v.to_str().ok())
+            .any(|v| v.to_ascii_lowercase().contains("upgrade"))
+}
+
+/// The headers of the upgrade itself; credentials stay here.
+fn passed_headers(headers: &HeaderMap) -> HeaderMap {
+    let passed = |name: &str| {
+        matches!(name, "connection" | "upgrade" | "content-length")
+            || name.starts_with("sec-websocket-")
+            || name.starts_with("x-stream-protocol-")
+    };
+    let mut out = HeaderMap::new();
+    for (name, value) in headers {
+        let is_bearer = name == header::SEC_WEBSOCKET_PROTOCOL
+            && value
+                .to_str()
+                .is_ok_and(|v| v.contains("base64url.bearer.authorization.k8s.io"));
+        if passed(name.as_str()) && !is_bearer {
+            out.append(name.clone(), value.clone());
+        }
+    }
+    out
+}
+
+fn percent_encode(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => {
+                out.push(char::from(byte));
+            }
+            _ => out.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    out
+}
