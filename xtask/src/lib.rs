@@ -17,3 +17,6 @@ pub mod lab;
 
 pub mod demo;
 pub mod up;
+
+pub mod check;
+pub mod test;

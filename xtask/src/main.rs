@@ -43,6 +43,13 @@ enum Task {
         #[arg(long)]
         ipv6: bool,
     },
+    /// All tests: units, BPF programs in the kernel, labs
+    Test {
+        /// Only tests whose name contains this
+        only: Option<String>,
+    },
+    /// Format, lints, documentation, licences, arrows between crates, rules of the house
+    Check,
     /// Remove a lab and every trace of it
     Down {
         /// Name of the lab
@@ -108,6 +115,8 @@ fn main() -> Result<()> {
             }
             xtask::up::up(spec, !no_build, !no_demo)
         }
+        Task::Test { only } => xtask::test::test(only.as_deref()),
+        Task::Check => xtask::check::check(),
         Task::Down { name, all } => down(name, all),
         Task::Lab { name, task } => lab_task(&name, task),
         Task::NodeInit { dir } => lab::node::init(&dir),

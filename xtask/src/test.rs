@@ -1,0 +1,49 @@
+//! `cargo xtask test`: unit tests of every crate, then what needs the real kernel: BPF programs
+//! under BPF_PROG_TEST_RUN and labs with the real binary.
+
+use std::process::Command;
+
+use anyhow::Result;
+
+use crate::lab::Lab;
+use crate::progress::Progress;
+use crate::{build, command, images, setup, workspace};
+
+/// Labs made by tests begin with this.
+pub const LABS: &str = "t-";
+
+/// Runs everything; `only` is a filter for the names of tests.
+pub fn test(only: Option<&str>) -> Result<()> {
+    let progress = Progress::shown();
+    setup::setup(&progress)?;
+    down()?;
+    let units = cargo(&["test", "--workspace", "--exclude", "tests"], only);
+    progress.mark("unit tests");
+    build::build(&progress)?;
+    images::build()?;
+    progress.mark("images built");
+    // one lab after the other, and one test after the other within a lab
+    let labs = cargo(&["test", "--package", "tests", "--no-fail-fast"], only);
+    down()?;
+    progress.mark("tests with the real kernel");
+    units.and(labs)
+}
+
+fn cargo(args: &[&str], only: Option<&str>) -> Result<()> {
+    let mut cargo = Command::new("cargo");
+    cargo.args(args).args(only).current_dir(workspace::root());
+    cargo.env("WINDLASS_XTASK", workspace::xtask());
+    cargo.env("WINDLASS_BIN", workspace::windlass());
+    command::shown(&mut cargo)
+}
+
+/// Removes labs that tests left, for instance ended ones.
+fn down() -> Result<()> {
+    for name in Lab::all()?
+        .into_iter()
+        .filter(|name| name.starts_with(LABS))
+    {
+        Lab::named(&name)?.down()?;
+    }
+    Ok(())
+}
