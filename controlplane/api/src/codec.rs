@@ -12,7 +12,7 @@ use crate::doc::{Doc, Value};
 use crate::schema::Type;
 use crate::status::Status;
 
-mod canonical;
+pub(crate) mod canonical;
 mod coerce;
 mod json;
 mod protobuf;

@@ -82,6 +82,16 @@ impl Quantity {
         clamp(ceil_div(self.nanos, NANOS))
     }
 
+    /// The quantity without steps below 10^-3, rounded away from zero.
+    pub fn rounded_to_milli(&self) -> Quantity {
+        let step = NANOS / 1000;
+        let up = ceil_div(self.nanos.abs(), step).saturating_mul(step);
+        Quantity {
+            nanos: up * self.nanos.signum(),
+            form: self.form,
+        }
+    }
+
     /// Whether it is a whole number.
     pub fn is_integer(&self) -> bool {
         self.nanos % NANOS == 0

@@ -187,8 +187,6 @@ pub struct Struct {
     pub declared: Vec<Field>,
     /// The fields in order with inlined structs expanded: the JSON view.
     pub fields: Vec<Field>,
-    /// Whether any field below (at any depth) has a static default.
-    pub has_defaults: bool,
     /// Indexes into `fields`, sorted by name.
     by_name: Vec<u16>,
 }
@@ -251,7 +249,6 @@ pub(crate) fn link(raw: Vec<RawStruct>) -> Vec<Struct> {
         .iter()
         .map(|s| s.fields.iter().map(field).collect())
         .collect();
-    let with_defaults = structs_with_defaults(&declared);
     raw.iter()
         .enumerate()
         .map(|(i, s)| {
@@ -265,7 +262,6 @@ pub(crate) fn link(raw: Vec<RawStruct>) -> Vec<Struct> {
                 openapi: s.openapi,
                 declared: declared[i].clone(),
                 fields,
-                has_defaults: with_defaults[i],
                 by_name,
             }
         })
@@ -311,37 +307,5 @@ fn expand(all: &[Vec<Field>], from: &[Field], into: &mut Vec<Field>) {
             (Type::Struct(id), true) => expand(all, &all[usize::from(id.0)], into),
             _ => into.push(f.clone()),
         }
-    }
-}
-
-/// Which structs have a static default in themselves or below: a fixpoint, since shapes recurse.
-fn structs_with_defaults(all: &[Vec<Field>]) -> Vec<bool> {
-    let mut with: Vec<bool> = all
-        .iter()
-        .map(|fields| fields.iter().any(|f| !f.default.is_empty()))
-        .collect();
-    loop {
-        let mut changed = false;
-        for (i, fields) in all.iter().enumerate() {
-            if !with[i]
-                && fields
-                    .iter()
-                    .any(|f| innermost(&f.ty).is_some_and(|id| with[id]))
-            {
-                with[i] = true;
-                changed = true;
-            }
-        }
-        if !changed {
-            return with;
-        }
-    }
-}
-
-fn innermost(ty: &Type) -> Option<usize> {
-    match ty {
-        Type::Struct(id) => Some(usize::from(id.0)),
-        Type::List(t) | Type::Map(t) => innermost(t),
-        _ => None,
     }
 }

@@ -1,0 +1,261 @@
+//! Pods and everything that holds a pod template: defaults and strategy.
+//!
+//! Ported from `pkg/apis/core/v1/defaults.go`, `pkg/registry/core/pod/strategy.go` and
+//! `pkg/apis/core/helper/qos/qos.go`.
+
+use bumpalo::Bump;
+
+use crate::default::Literal::{Bool, Empty, Str};
+use crate::default::set_absent;
+use crate::doc::{Doc, List, Object, Value};
+use crate::quantity::Quantity;
+use crate::strategy::{SystemFields, copy};
+
+/// `SetDefaults_Pod`: what holds for pods but not for templates.
+pub(crate) fn default_pod<'a>(pod: &mut Object<'a>, arena: &'a Bump) {
+    let spec = pod.entry_or_object("spec").make_object(arena);
+    if spec
+        .get("terminationGracePeriodSeconds")
+        .and_then(Value::as_int)
+        .is_some_and(|s| s < 0)
+    {
+        spec.set("terminationGracePeriodSeconds", Value::Int(1));
+    }
+    set_absent(spec, "enableServiceLinks", Bool(true));
+    let host_network = spec
+        .get("hostNetwork")
+        .and_then(Value::as_bool)
+        .unwrap_or(false);
+    for list in ["containers", "initContainers"] {
+        let Some(containers) = spec.get_mut(list).and_then(Value::as_list_mut) else {
+            continue;
+        };
+        for container in containers.iter_mut().filter_map(Value::as_object_mut) {
+            requests_from_limits(container, arena);
+            if host_network {
+                host_ports(container);
+            }
+        }
+    }
+}
+
+/// What is limited is requested in the same amount, unless something else is requested.
+fn requests_from_limits<'a>(container: &mut Object<'a>, arena: &'a Bump) {
+    let Some(resources) = container
+        .get_mut("resources")
+        .and_then(Value::as_object_mut)
+    else {
+        return;
+    };
+    let Some(Value::Object(limits)) = resources.get("limits").cloned() else {
+        return;
+    };
+    let requests = resources.entry_or_object("requests").make_object(arena);
+    for (name, limit) in limits.into_entries() {
+        if !requests.contains(name) {
+            requests.push(name, limit);
+        }
+    }
+}
+
+/// On the host's network a port of a container is a port of the host.
+fn host_ports(container: &mut Object<'_>) {
+    let Some(ports) = container.get_mut("ports").and_then(Value::as_list_mut) else {
+        return;
+    };
+    for port in ports.iter_mut().filter_map(Value::as_object_mut) {
+        if let (false, Some(Value::Int(number))) =
+            (port.contains("hostPort"), port.get("containerPort"))
+        {
+            let number = *number;
+            port.set("hostPort", Value::Int(number));
+        }
+    }
+}
+
+/// The rest of `SetDefaults_PodSpec`: the old name of serviceAccountName is kept equal.
+pub(crate) fn default_pod_spec<'a>(spec: &mut Object<'a>, _: &'a Bump) {
+    let text = |o: &Object<'a>, name| o.get(name).and_then(Value::as_str);
+    if let Some(old) = text(spec, "serviceAccount")
+        && !spec.contains("serviceAccountName")
+    {
+        spec.set("serviceAccountName", Value::String(old));
+    }
+    if let Some(name) = text(spec, "serviceAccountName") {
+        spec.set("serviceAccount", Value::String(name));
+    }
+}
+
+/// `SetDefaults_PodStatus`: podIP and podIPs say the same; the single one wins.
+pub(crate) fn default_pod_status<'a>(status: &mut Object<'a>, arena: &'a Bump) {
+    let single = status.get("podIP").and_then(Value::as_str);
+    let first = status
+        .get("podIPs")
+        .and_then(|v| v.as_list()?.first()?.str_of("ip"));
+    match (single, first) {
+        (None, Some(first)) => status.set("podIP", Value::String(first)),
+        (Some(single), first) if first != Some(single) => {
+            let mut ip = Object::new_in(arena);
+            ip.push("ip", Value::String(single));
+            let list = List::from_iter_in([Value::Object(ip)], arena);
+            status.set("podIPs", Value::List(list));
+        }
+        _ => {}
+    }
+}
+
+/// Images tagged `latest` are always pulled.
+pub(crate) fn default_pull_policy<'a>(container: &mut Object<'a>, _: &'a Bump) {
+    let image = container
+        .get("image")
+        .and_then(Value::as_str)
+        .unwrap_or_default();
+    set_absent(container, "imagePullPolicy", Str(pull_policy(image)));
+}
+
+fn pull_policy(image: &str) -> &'static str {
+    if tag(image) == Some("latest") {
+        "Always"
+    } else {
+        "IfNotPresent"
+    }
+}
+
+/// The tag of an image reference; `latest` when it has neither tag nor digest.
+fn tag(image: &str) -> Option<&str> {
+    let (name, digest) = match image.split_once('@') {
+        Some((name, digest)) => (name, Some(digest)),
+        None => (image, None),
+    };
+    let last = name.rsplit('/').next().unwrap_or(name);
+    let malformed = last.is_empty()
+        || name.chars().any(char::is_whitespace)
+        || last
+            .split(':')
+            .next()
+            .is_some_and(|n| n.chars().any(|c| c.is_ascii_uppercase()));
+    if malformed {
+        return None;
+    }
+    match (last.split_once(':'), digest) {
+        (Some((_, tag)), _) => Some(tag),
+        (None, None) => Some("latest"),
+        (None, Some(_)) => None,
+    }
+}
+
+/// `SetDefaults_Volume`: a volume without a source is an emptyDir.
+pub(crate) fn default_volume<'a>(volume: &mut Object<'a>, _: &'a Bump) {
+    if volume.iter().all(|(key, _)| key == "name") {
+        set_absent(volume, "emptyDir", Empty);
+    }
+    if let Some(image) = volume.get_mut("image").and_then(Value::as_object_mut) {
+        let reference = image
+            .get("reference")
+            .and_then(Value::as_str)
+            .unwrap_or_default();
+        set_absent(image, "pullPolicy", Str(pull_policy(reference)));
+    }
+}
+
+/// A new pod is pending, has its class of service, and says so when gates hold it back.
+pub(crate) fn prepare_create(doc: &mut Doc<'_>, system: SystemFields<'_>) {
+    let class = class_of_service(doc);
+    doc.set_str(&["status", "phase"], "Pending");
+    doc.set_str(&["status", "qosClass"], class);
+    if doc.list_at(&["spec", "schedulingGates"]).is_empty() {
+        return;
+    }
+    let arena = doc.arena();
+    let mut condition = Object::new_in(arena);
+    for (key, text) in [
+        ("type", "PodScheduled"),
+        ("status", "False"),
+        ("lastTransitionTime", system.now),
+        ("reason", "SchedulingGated"),
+        (
+            "message",
+            "Scheduling is blocked due to non-empty scheduling gates",
+        ),
+    ] {
+        condition.push(key, Value::string_in(text, arena));
+    }
+    let conditions = List::from_iter_in([Value::Object(condition)], arena);
+    doc.set(&["status", "conditions"], Value::List(conditions));
+}
+
+/// Agents that do not know a field of the status must not remove it.
+pub(crate) fn prepare_status_update<'a>(new: &mut Doc<'a>, old: &Doc<'a>) {
+    for field in ["qosClass", "resourceClaimStatuses", "observedGeneration"] {
+        if new.get(&["status", field]).is_none() && old.get(&["status", field]).is_some() {
+            copy(new, old, &["status", field]);
+        }
+    }
+}
+
+/// Guaranteed, Burstable or BestEffort, by what the containers request and are limited to.
+fn class_of_service(pod: &Doc<'_>) -> &'static str {
+    if let Some(resources) = pod.get(&["spec", "resources"]) {
+        return class_of(Some(resources));
+    }
+    let mut class = "";
+    for list in ["initContainers", "containers"] {
+        for container in pod.list_at(&["spec", list]) {
+            let own = class_of(container.get("resources"));
+            if own == "Burstable" || (!class.is_empty() && class != own) {
+                return "Burstable";
+            }
+            class = own;
+        }
+    }
+    if class.is_empty() {
+        "BestEffort"
+    } else {
+        class
+    }
+}
+
+/// The class of one set of requirements; only cpu and memory count.
+fn class_of(resources: Option<&Value<'_>>) -> &'static str {
+    let amount = |list: &str, name: &str| {
+        resources
+            .and_then(|r| r.at(&[list, name]))
+            .and_then(Value::as_str)
+            .and_then(|text| Quantity::parse(text).ok())
+            .filter(|q| q.sign() > 0)
+    };
+    let names = ["cpu", "memory"];
+    let any = |list: &str| names.iter().any(|name| amount(list, name).is_some());
+    if !any("requests") && !any("limits") {
+        return "BestEffort";
+    }
+    let guaranteed = names.iter().all(|name| {
+        let limit = amount("limits", name);
+        limit.is_some() && limit == amount("requests", name)
+    });
+    if guaranteed {
+        "Guaranteed"
+    } else {
+        "Burstable"
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tag_decides_when_an_image_is_pulled() {
+        for (image, policy) in [
+            ("nginx", "Always"),
+            ("nginx:latest", "Always"),
+            ("nginx:1.25", "IfNotPresent"),
+            ("host:5000/a/b", "Always"),
+            ("host:5000/a/b:v1", "IfNotPresent"),
+            ("a@sha256:00", "IfNotPresent"),
+            ("", "IfNotPresent"),
+        ] {
+            assert_eq!(pull_policy(image), policy, "{image}");
+        }
+    }
+}
