@@ -70,6 +70,8 @@ enum Task {
     #[command(hide = true)]
     NodeInit { dir: PathBuf },
     #[command(hide = true)]
+    LabGuard { pid: i32, name: String },
+    #[command(hide = true)]
     LabProxy {
         netns: PathBuf,
         to: SocketAddr,
@@ -120,6 +122,7 @@ fn main() -> Result<()> {
         Task::Down { name, all } => down(name, all),
         Task::Lab { name, task } => lab_task(&name, task),
         Task::NodeInit { dir } => lab::node::init(&dir),
+        Task::LabGuard { pid, name } => lab::shared::watch(pid, &name),
         Task::LabProxy {
             netns,
             to,

@@ -21,6 +21,22 @@ pub struct ToolboxPod<'a> {
     pub host_network: bool,
     /// Arguments of the toolbox; none: the pod sleeps and is entered with `exec`.
     pub args: &'a [&'a str],
+    /// The program runs once: the pod ends `Succeeded` or `Failed`.
+    pub once: bool,
+}
+
+impl Default for ToolboxPod<'_> {
+    fn default() -> Self {
+        ToolboxPod {
+            namespace: "default",
+            name: "toolbox",
+            node: None,
+            labels: &[],
+            host_network: false,
+            args: &[],
+            once: false,
+        }
+    }
 }
 
 impl ToolboxPod<'_> {
@@ -37,7 +53,9 @@ impl ToolboxPod<'_> {
         } else {
             container["args"] = serde_json::json!(self.args);
         }
+        let restart = if self.once { "Never" } else { "Always" };
         let mut spec = serde_json::json!({
+            "restartPolicy": restart,
             "terminationGracePeriodSeconds": 1,
             "hostNetwork": self.host_network,
             "containers": [container],
@@ -78,6 +96,39 @@ impl Lab {
         self.apply(&manifests.join("\n---\n"))?;
         pods.iter()
             .try_for_each(|pod| self.ready(pod.namespace, &[&format!("pod/{}", pod.name)]))
+    }
+
+    /// Makes a pod that runs once.
+    pub fn start_once(&self, pod: &ToolboxPod<'_>) -> Result<()> {
+        self.apply(&pod.manifest().to_string())?;
+        progress::wait(
+            &format!("{} runs", pod.name),
+            Duration::from_secs(30),
+            || {
+                let phase = self.phase(pod.namespace, pod.name)?;
+                Ok(matches!(phase.as_str(), "Running" | "Succeeded" | "Failed"))
+            },
+        )
+        .with_context(|| self.events(pod.namespace))
+    }
+
+    /// Waits for the end of a pod that runs once; its phase and its log.
+    pub fn ended(&self, namespace: &str, pod: &str, limit: Duration) -> Result<(String, String)> {
+        let mut phase = String::new();
+        progress::wait(&format!("{pod} ends"), limit, || {
+            phase = self.phase(namespace, pod)?;
+            Ok(matches!(phase.as_str(), "Succeeded" | "Failed"))
+        })
+        .with_context(|| self.events(namespace))?;
+        Ok((phase, self.kubectl_output(&["-n", namespace, "logs", pod])?))
+    }
+
+    fn phase(&self, namespace: &str, pod: &str) -> Result<String> {
+        let object = self.get(&["-n", namespace, "pod", pod])?;
+        Ok(object["status"]["phase"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned())
     }
 
     /// Waits until objects are Ready.
