@@ -1,0 +1,90 @@
+//! Telling the API server: the binding, or the condition that says why there is none; and Events.
+
+use http::Request;
+use k8s_openapi::jiff::Timestamp;
+use kube::Client;
+use kube::runtime::events::{Event, EventType, Recorder};
+use serde_json::{Value, json};
+
+use crate::object::{Key, Pod};
+
+/// Binds the pod to the node.
+pub async fn bind(client: &Client, pod: &Pod, node: &str) -> Result<(), kube::Error> {
+    let Key { namespace, name } = pod.key();
+    let body = json!({
+        "apiVersion": "v1",
+        "kind": "Binding",
+        "metadata": {"name": &*name, "namespace": &*namespace, "uid": pod.uid()},
+        "target": {"apiVersion": "v1", "kind": "Node", "name": node},
+    });
+    let path = format!("/api/v1/namespaces/{namespace}/pods/{name}/binding");
+    send(client, http::Method::POST, &path, "application/json", &body).await
+}
+
+/// Sets PodScheduled=False with the reason, unless the pod says so already.
+pub async fn mark(client: &Client, pod: &Pod, message: &str) -> Result<(), kube::Error> {
+    let current = pod
+        .status
+        .conditions
+        .iter()
+        .find(|c| c.type_ == "PodScheduled");
+    if current
+        .is_some_and(|c| c.status == "False" && c.reason == "Unschedulable" && c.message == message)
+    {
+        return Ok(());
+    }
+    let now = Timestamp::from_second(Timestamp::now().as_second()).unwrap_or_default();
+    let body = json!({"metadata": {"uid": pod.uid()}, "status": {"conditions": [{
+        "type": "PodScheduled",
+        "status": "False",
+        "reason": "Unschedulable",
+        "message": message,
+        "lastProbeTime": null,
+        "lastTransitionTime": now.to_string(),
+    }]}});
+    let Key { namespace, name } = pod.key();
+    let path = format!("/api/v1/namespaces/{namespace}/pods/{name}/status");
+    let content_type = "application/strategic-merge-patch+json";
+    send(client, http::Method::PATCH, &path, content_type, &body).await
+}
+
+async fn send(
+    client: &Client,
+    method: http::Method,
+    path: &str,
+    content_type: &str,
+    body: &Value,
+) -> Result<(), kube::Error> {
+    let bytes = serde_json::to_vec(body).map_err(kube::Error::SerdeError)?;
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
+        .header(http::header::CONTENT_TYPE, content_type)
+        .body(bytes)
+        .map_err(kube::Error::HttpError)?;
+    client.request_text(request).await.map(drop)
+}
+
+/// Records what was decided about the pod; Events are best effort.
+pub async fn record(recorder: &Recorder, pod: &Pod, decision: Result<&str, &str>) {
+    let event = match decision {
+        Ok(node) => Event {
+            type_: EventType::Normal,
+            reason: "Scheduled".to_owned(),
+            note: Some(format!("Successfully assigned {} to {node}", pod.key())),
+            action: "Binding".to_owned(),
+            secondary: None,
+        },
+        Err(message) => Event {
+            type_: EventType::Warning,
+            reason: "FailedScheduling".to_owned(),
+            note: Some(message.to_owned()),
+            action: "Scheduling".to_owned(),
+            secondary: None,
+        },
+    };
+    let reference = kube::Resource::object_ref(pod, &());
+    if let Err(error) = recorder.publish(&event, &reference).await {
+        tracing::debug!(%error, "event not recorded");
+    }
+}

@@ -1,0 +1,316 @@
+//! The cluster as scheduling sees it: nodes, the pods on them, and what is left.
+//!
+//! Input: objects as they change, and assumptions (a pod placed but not confirmed yet). Kept
+//! incrementally: a change of a pod costs that pod and its node. Mechanism of
+//! pkg/scheduler/backend/cache.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use crate::object::{Key, Labels, Node, Pod};
+use crate::resources::{Amounts, PodRequest};
+
+/// A pod on a node, with what it takes.
+#[derive(Clone, Debug)]
+pub struct Placed {
+    pub pod: Arc<Pod>,
+    pub request: PodRequest,
+    pub ports: Vec<HostPort>,
+}
+
+/// A port of the node that a pod occupies.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostPort {
+    pub ip: String,
+    pub protocol: String,
+    pub port: i32,
+}
+
+impl HostPort {
+    pub fn conflicts(&self, other: &Self) -> bool {
+        let any = |ip: &str| ip == "0.0.0.0";
+        self.port == other.port
+            && self.protocol == other.protocol
+            && (self.ip == other.ip || any(&self.ip) || any(&other.ip))
+    }
+}
+
+/// The host ports of a pod; with host networking every container port is one.
+pub fn host_ports(pod: &Pod) -> Vec<HostPort> {
+    let sidecars = pod.spec.init_containers.iter();
+    let sidecars = sidecars.filter(|c| c.restart_policy.as_deref() == Some("Always"));
+    let ports = pod
+        .spec
+        .containers
+        .iter()
+        .chain(sidecars)
+        .flat_map(|c| &c.ports);
+    ports
+        .filter_map(|port| {
+            let number = match port.host_port {
+                0 if pod.spec.host_network => port.container_port,
+                number => number,
+            };
+            let filled = |text: &Option<String>, default: &str| {
+                text.clone()
+                    .filter(|t| !t.is_empty())
+                    .unwrap_or_else(|| default.to_owned())
+            };
+            (number > 0).then(|| HostPort {
+                ip: filled(&port.host_ip, "0.0.0.0"),
+                protocol: filled(&port.protocol, "TCP"),
+                port: number,
+            })
+        })
+        .collect()
+}
+
+/// A node and the pods on it.
+#[derive(Clone, Debug)]
+pub struct NodeInfo {
+    pub node: Arc<Node>,
+    pub allocatable: Amounts,
+    pub pods: BTreeMap<Key, Placed>,
+    pub requested: Amounts,
+    /// Requested cpu and memory with defaults.
+    pub scored: (i64, i64),
+}
+
+impl NodeInfo {
+    fn new(node: Arc<Node>) -> Self {
+        Self {
+            allocatable: Amounts::parse(&node.status.allocatable),
+            node,
+            pods: BTreeMap::new(),
+            requested: Amounts::default(),
+            scored: (0, 0),
+        }
+    }
+
+    fn add(&mut self, placed: Placed) {
+        self.requested.add(&placed.request.amounts);
+        self.scored.0 += placed.request.scored.0;
+        self.scored.1 += placed.request.scored.1;
+        self.pods.insert(placed.pod.key(), placed);
+    }
+
+    fn remove(&mut self, key: &Key) -> Option<Placed> {
+        let placed = self.pods.remove(key)?;
+        self.requested.subtract(&placed.request.amounts);
+        self.scored.0 -= placed.request.scored.0;
+        self.scored.1 -= placed.request.scored.1;
+        Some(placed)
+    }
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    nodes: BTreeMap<Arc<str>, NodeInfo>,
+    /// Node of every placed pod, known node or not.
+    placed: HashMap<Key, Arc<str>>,
+    /// Placed pods whose node is not known (yet).
+    stray: HashMap<Arc<str>, BTreeMap<Key, Placed>>,
+    /// Pods placed by us and not confirmed by the API server yet, by uid.
+    assumed: HashMap<Key, String>,
+    /// Placed pods with required anti-affinity terms: they reject others.
+    repelling: BTreeSet<Key>,
+    namespaces: HashMap<Arc<str>, Labels>,
+}
+
+impl Snapshot {
+    pub fn nodes(&self) -> impl Iterator<Item = &NodeInfo> {
+        self.nodes.values()
+    }
+
+    pub fn node(&self, name: &str) -> Option<&NodeInfo> {
+        self.nodes.get(name)
+    }
+
+    pub fn len(&self) -> usize {
+        self.nodes.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.nodes.is_empty()
+    }
+
+    pub fn namespace_labels(&self, namespace: &str) -> Option<&Labels> {
+        self.namespaces.get(namespace)
+    }
+
+    /// All placed pods with their nodes.
+    pub fn placed(&self) -> impl Iterator<Item = (&NodeInfo, &Placed)> {
+        self.nodes
+            .values()
+            .flat_map(|node| node.pods.values().map(move |pod| (node, pod)))
+    }
+
+    /// Placed pods that have required anti-affinity terms.
+    pub fn repelling(&self) -> impl Iterator<Item = (&NodeInfo, &Placed)> {
+        self.repelling.iter().filter_map(|key| {
+            let node = self.nodes.get(self.placed.get(key)?)?;
+            Some((node, node.pods.get(key)?))
+        })
+    }
+
+    pub fn set_namespace(&mut self, name: &str, labels: Labels) {
+        self.namespaces.insert(name.into(), labels);
+    }
+
+    pub fn remove_namespace(&mut self, name: &str) {
+        self.namespaces.remove(name);
+    }
+
+    pub fn set_node(&mut self, node: Node) {
+        let name: Arc<str> = node.name().into();
+        let node = Arc::new(node);
+        if let Some(info) = self.nodes.get_mut(&name) {
+            info.allocatable = Amounts::parse(&node.status.allocatable);
+            info.node = node;
+            return;
+        }
+        let mut info = NodeInfo::new(node);
+        for placed in self.stray.remove(&name).unwrap_or_default().into_values() {
+            info.add(placed);
+        }
+        self.nodes.insert(name, info);
+    }
+
+    pub fn remove_node(&mut self, name: &str) {
+        if let Some((name, info)) = self.nodes.remove_entry(name)
+            && !info.pods.is_empty()
+        {
+            self.stray.insert(name, info.pods);
+        }
+    }
+
+    /// Takes in a pod as the API server has it. An assumed pod stays assumed until it is bound.
+    pub fn set_pod(&mut self, pod: &Arc<Pod>) {
+        let key = pod.key();
+        match pod.node() {
+            Some(node) if !pod.is_finished() => {
+                self.assumed.remove(&key);
+                self.place(pod.clone(), node.into());
+            }
+            None if self.assumed.get(&key).is_some_and(|uid| uid == pod.uid()) => {}
+            _ => self.remove_pod(&key),
+        }
+    }
+
+    /// Counts `pod` on `node` although the API server does not know yet.
+    pub fn assume(&mut self, pod: &Arc<Pod>, node: &str) {
+        self.place(pod.clone(), node.into());
+        self.assumed.insert(pod.key(), pod.uid().to_owned());
+    }
+
+    /// The binding did not happen.
+    pub fn forget(&mut self, key: &Key) {
+        if self.assumed.contains_key(key) {
+            self.remove_pod(key);
+        }
+    }
+
+    pub fn is_assumed(&self, key: &Key) -> bool {
+        self.assumed.contains_key(key)
+    }
+
+    pub fn remove_pod(&mut self, key: &Key) {
+        self.assumed.remove(key);
+        self.repelling.remove(key);
+        let Some(node) = self.placed.remove(key) else {
+            return;
+        };
+        if let Some(info) = self.nodes.get_mut(&node) {
+            info.remove(key);
+        } else if let Some(pods) = self.stray.get_mut(&node) {
+            pods.remove(key);
+            if pods.is_empty() {
+                self.stray.remove(&node);
+            }
+        }
+    }
+
+    fn place(&mut self, pod: Arc<Pod>, node: Arc<str>) {
+        let key = pod.key();
+        self.remove_pod(&key);
+        let request = PodRequest::of(&pod);
+        let placed = Placed {
+            request,
+            ports: host_ports(&pod),
+            pod,
+        };
+        if repels(&placed.pod) {
+            self.repelling.insert(key.clone());
+        }
+        self.placed.insert(key.clone(), node.clone());
+        match self.nodes.get_mut(&node) {
+            Some(info) => info.add(placed),
+            None => {
+                self.stray.entry(node).or_default().insert(key, placed);
+            }
+        }
+    }
+}
+
+fn repels(pod: &Pod) -> bool {
+    let affinity = pod
+        .spec
+        .affinity
+        .as_ref()
+        .and_then(|a| a.pod_anti_affinity.as_ref());
+    let terms = affinity.and_then(|a| {
+        a.required_during_scheduling_ignored_during_execution
+            .as_ref()
+    });
+    terms.is_some_and(|terms| !terms.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::resources::CPU;
+    use serde_json::json;
+
+    fn pod(name: &str, node: Option<&str>, phase: &str) -> Arc<Pod> {
+        let pod: Pod = serde_json::from_value(json!({
+            "metadata": {"namespace": "ns", "name": name, "uid": name},
+            "spec": {"nodeName": node, "containers": [{"resources": {"requests": {"cpu": "1"}}}]},
+            "status": {"phase": phase}}))
+        .unwrap();
+        Arc::new(pod)
+    }
+
+    fn node(name: &str) -> Node {
+        serde_json::from_value(json!({"metadata": {"name": name}})).unwrap()
+    }
+
+    #[test]
+    fn an_assumed_pod_counts_until_it_is_bound_finished_or_forgotten() {
+        let mut snapshot = Snapshot::default();
+        snapshot.set_node(node("a"));
+        let requested = |s: &Snapshot| s.node("a").unwrap().requested.get(CPU);
+        snapshot.assume(&pod("p", None, "Pending"), "a");
+        assert_eq!(requested(&snapshot), 1000);
+        snapshot.set_pod(&pod("p", None, "Pending"));
+        assert_eq!(requested(&snapshot), 1000);
+        snapshot.set_pod(&pod("p", Some("a"), "Running"));
+        assert_eq!(requested(&snapshot), 1000);
+        assert!(!snapshot.is_assumed(&pod("p", None, "").key()));
+        snapshot.set_pod(&pod("p", Some("a"), "Succeeded"));
+        assert_eq!(requested(&snapshot), 0);
+        snapshot.assume(&pod("q", None, "Pending"), "a");
+        snapshot.forget(&pod("q", None, "").key());
+        assert_eq!(requested(&snapshot), 0);
+    }
+
+    #[test]
+    fn pods_seen_before_their_node_are_counted_when_it_comes() {
+        let mut snapshot = Snapshot::default();
+        snapshot.set_pod(&pod("p", Some("a"), "Running"));
+        snapshot.set_node(node("a"));
+        assert_eq!(snapshot.node("a").unwrap().requested.get(CPU), 1000);
+        snapshot.remove_node("a");
+        snapshot.set_node(node("a"));
+        assert_eq!(snapshot.node("a").unwrap().requested.get(CPU), 1000);
+    }
+}
