@@ -5,10 +5,13 @@
 pub mod client;
 pub mod cni;
 pub mod config;
+pub mod cri;
 pub mod join;
 pub mod net;
 pub mod pod;
+pub mod serve;
 pub mod state;
+pub mod volume;
 pub mod watch;
 
 pub use config::Config;

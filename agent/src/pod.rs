@@ -1,1 +1,170 @@
-//! The pod half: kubelet over CRI.
+//! The pod half: a kubelet over CRI. It registers the node, keeps its Lease, runs the pods the API binds
+//! to it and serves the kubelet API. Flow: watch → worker → plan → apply → status. It calls nothing of
+//! the net half: a pod's network is made by the runtime through the CNI plugin.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use k8s_openapi::api::core::v1::Pod;
+use kube::Client;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::Config;
+use crate::cri;
+use crate::serve;
+
+pub mod apply;
+pub mod backoff;
+pub mod cgroup;
+pub mod container;
+pub mod dns;
+pub mod downward;
+pub mod env;
+pub mod events;
+pub mod expand;
+pub mod lease;
+pub mod machine;
+pub mod manager;
+pub mod node;
+pub mod objects;
+pub mod observe;
+pub mod observed;
+pub mod plan;
+pub mod probe;
+pub mod publisher;
+pub mod relist;
+pub mod resources;
+pub mod sandbox;
+pub mod security;
+pub mod services;
+pub mod spec;
+pub mod status;
+pub mod worker;
+
+/// How long a container start waits for the first list of services.
+const SERVICES_WAIT: Duration = Duration::from_secs(10);
+/// Pause between attempts to reach the runtime at start.
+const RUNTIME_PAUSE: Duration = Duration::from_millis(100);
+
+/// What all workers of the node share; read-only.
+pub struct Node {
+    pub config: Arc<Config>,
+    pub client: Client,
+    pub runtime: cri::Client,
+    /// `containerd`, the scheme of container ids.
+    pub runtime_name: String,
+    pub recorder: events::Recorder,
+    pub store: objects::Store,
+    services: services::Services,
+    /// Milli-CPUs and bytes of memory.
+    pub capacity: (i64, i64),
+}
+
+impl Node {
+    pub fn facts(&self, pod_ips: Vec<IpAddr>) -> downward::Facts {
+        downward::Facts {
+            pod_ips,
+            node_ips: self.config.node_ips.clone(),
+            node_name: self.config.node_name.clone(),
+        }
+    }
+
+    pub fn cgroup(&self, pod: &Pod) -> String {
+        cgroup::path(
+            &self.config.cgroup_parent,
+            resources::qos_class(pod),
+            spec::uid(pod),
+        )
+    }
+
+    pub fn sandbox_config(&self, pod: &Pod, attempt: u32) -> cri::messages::PodSandboxConfig {
+        let host = std::fs::read_to_string(&self.config.resolv_conf).unwrap_or_default();
+        let node = sandbox::Node {
+            name: &self.config.node_name,
+            log_dir: &self.config.pod_log_dir,
+            cgroup_parent: self.cgroup(pod),
+            dns: dns::Cluster {
+                servers: &self.config.cluster_dns,
+                domain: &self.config.cluster_domain,
+                host: &host,
+            },
+        };
+        sandbox::config(pod, &node, attempt)
+    }
+
+    /// The services of the cluster; waits, bounded, for the first complete list.
+    pub async fn services(&self) -> Arc<Vec<env::ServiceEnv>> {
+        let mut services = self.services.clone();
+        let listed = tokio::time::timeout(SERVICES_WAIT, services.wait_for(Option::is_some)).await;
+        match listed {
+            Ok(Ok(list)) => list.clone().unwrap_or_default(),
+            Ok(Err(_)) | Err(_) => Arc::default(),
+        }
+    }
+}
+
+/// Runs the pod half until `shutdown`. Pods keep running when it ends.
+pub async fn run(
+    config: Arc<Config>,
+    client: Client,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    let runtime = cri::Client::new(&config.runtime_endpoint)?;
+    let Some(version) = wait_for_runtime(&runtime, &shutdown).await else {
+        return Ok(());
+    };
+    let machine = machine::Machine::read(&config.root_dir).context("read the machine's facts")?;
+    let (recorder, events) =
+        events::recorder(client.clone(), config.node_name.clone(), shutdown.clone());
+    let (sender, services) = watch::channel(None);
+    let node = Arc::new(Node {
+        runtime_name: version.runtime_name.clone(),
+        store: objects::Store::new(client.clone()),
+        capacity: (machine.milli_cpus, machine.memory_bytes),
+        config,
+        client,
+        runtime,
+        recorder,
+        services,
+    });
+    let (pods_sender, pods) = watch::channel(Arc::new(HashMap::new()));
+    let server = serve::Server::bind(node.clone(), pods)
+        .await
+        .context("kubelet API")?;
+    let manager = manager::Manager::new(node.clone(), pods_sender);
+    let registration = node::run(node.clone(), machine, version, shutdown.clone());
+    tokio::join!(
+        events,
+        services::follow(node.client.clone(), sender, shutdown.clone()),
+        registration,
+        lease::run(node.clone(), shutdown.clone()),
+        server.run(shutdown.clone()),
+        manager.run(shutdown.clone()),
+    );
+    Ok(())
+}
+
+async fn wait_for_runtime(
+    runtime: &cri::Client,
+    shutdown: &CancellationToken,
+) -> Option<cri::messages::VersionResponse> {
+    let mut said = false;
+    loop {
+        match runtime.version().await {
+            Ok(version) => return Some(version),
+            Err(error) if !said => {
+                tracing::warn!(%error, "waiting for the container runtime");
+                said = true;
+            }
+            Err(_) => {}
+        }
+        tokio::select! {
+            () = tokio::time::sleep(RUNTIME_PAUSE) => {}
+            () = shutdown.cancelled() => return None,
+        }
+    }
+}

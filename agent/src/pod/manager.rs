@@ -1,0 +1,210 @@
+//! From the watch of this node's pods to one worker per pod. It owns the workers' handles and nothing of
+//! the pods' state. Pods of the runtime that the API does not know are ended after the first full list.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use futures::{StreamExt, TryStreamExt};
+use k8s_openapi::api::core::v1::Pod;
+use kube::Api;
+use kube::runtime::{WatchStreamExt, watcher};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::Node;
+use super::cgroup;
+use super::observed::POD_UID;
+use super::relist;
+use super::spec;
+use super::worker::{Desired, Worker};
+use crate::volume;
+
+/// Hints of runtime changes waiting to be handed out.
+const HINTS: usize = 256;
+/// Set on pods that come from files; their API objects are mirrors, not orders.
+const CONFIG_SOURCE: &str = "kubernetes.io/config.source";
+
+struct Handle {
+    desired: watch::Sender<Desired>,
+    name: String,
+}
+
+pub struct Manager {
+    node: Arc<Node>,
+    workers: HashMap<String, Handle>,
+    tasks: JoinSet<String>,
+    /// Pods seen since the list began.
+    listing: HashSet<String>,
+    synced: bool,
+    /// The pods as the kubelet API shows them.
+    pods: watch::Sender<Arc<HashMap<String, Arc<Pod>>>>,
+}
+
+impl Manager {
+    pub fn new(node: Arc<Node>, pods: watch::Sender<Arc<HashMap<String, Arc<Pod>>>>) -> Self {
+        Self {
+            node,
+            workers: HashMap::new(),
+            tasks: JoinSet::new(),
+            listing: HashSet::new(),
+            synced: false,
+            pods,
+        }
+    }
+
+    pub async fn run(mut self, shutdown: CancellationToken) {
+        let (sender, mut hints) = mpsc::channel(HINTS);
+        let relisting = relist::run(self.node.runtime.clone(), sender, shutdown.clone());
+        tokio::pin!(relisting);
+        let api: Api<Pod> = Api::all(self.node.client.clone());
+        let mine = format!("spec.nodeName={}", self.node.config.node_name);
+        let config = watcher::Config::default().fields(&mine);
+        let mut events = watcher(api, config).default_backoff().boxed();
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => break,
+                () = &mut relisting => break,
+                event = events.try_next() => match event {
+                    Ok(Some(event)) => self.event(event).await,
+                    Ok(None) => break,
+                    Err(error) => tracing::warn!(%error, "watch of pods failed"),
+                },
+                Some(uid) = hints.recv() => {
+                    if let Some(handle) = self.workers.get(&uid) {
+                        handle.desired.send_modify(|desired| desired.hints += 1);
+                    }
+                }
+                Some(ended) = self.tasks.join_next() => self.ended(ended),
+            }
+        }
+        // Workers end with their handles; pods live on.
+        self.tasks.shutdown().await;
+    }
+
+    async fn event(&mut self, event: watcher::Event<Pod>) {
+        match event {
+            watcher::Event::Init => self.listing.clear(),
+            watcher::Event::InitApply(pod) => {
+                self.listing.insert(spec::uid(&pod).to_owned());
+                self.apply(pod);
+            }
+            watcher::Event::InitDone => {
+                let gone: Vec<String> = self
+                    .workers
+                    .keys()
+                    .filter(|uid| !self.listing.contains(*uid))
+                    .cloned()
+                    .collect();
+                for uid in gone {
+                    self.gone(&uid);
+                }
+                if !self.synced {
+                    self.synced = true;
+                    self.end_orphans().await;
+                }
+            }
+            watcher::Event::Apply(pod) => self.apply(pod),
+            watcher::Event::Delete(pod) => self.gone(spec::uid(&pod)),
+        }
+    }
+
+    fn apply(&mut self, pod: Pod) {
+        let uid = spec::uid(&pod).to_owned();
+        let source = pod
+            .metadata
+            .annotations
+            .as_ref()
+            .and_then(|a| a.get(CONFIG_SOURCE));
+        if source.is_some_and(|source| source != "api") {
+            return;
+        }
+        let pod = Arc::new(pod);
+        self.pods.send_modify(|pods| {
+            Arc::make_mut(pods).insert(uid.clone(), pod.clone());
+        });
+        if let Some(handle) = self.workers.get(&uid) {
+            handle.desired.send_modify(|desired| desired.pod = pod);
+            return;
+        }
+        let name = spec::name(&pod).to_owned();
+        let (sender, desired) = watch::channel(Desired {
+            pod,
+            gone: false,
+            hints: 0,
+        });
+        let worker = Worker::new(self.node.clone(), desired);
+        let id = uid.clone();
+        self.tasks.spawn(async move {
+            worker.run().await;
+            id
+        });
+        self.workers.insert(
+            uid,
+            Handle {
+                desired: sender,
+                name,
+            },
+        );
+    }
+
+    fn gone(&mut self, uid: &str) {
+        self.pods.send_modify(|pods| {
+            Arc::make_mut(pods).remove(uid);
+        });
+        if let Some(handle) = self.workers.get(uid) {
+            handle.desired.send_modify(|desired| desired.gone = true);
+        }
+    }
+
+    fn ended(&mut self, ended: Result<String, tokio::task::JoinError>) {
+        match ended {
+            Ok(uid) => {
+                if let Some(handle) = self.workers.remove(&uid) {
+                    tracing::debug!(pod = handle.name, "pod is gone");
+                }
+            }
+            Err(error) => tracing::error!(%error, "a pod's worker ended badly"),
+        }
+    }
+
+    /// Ends what the runtime runs, and removes what the disk holds, of pods the API does not know.
+    async fn end_orphans(&mut self) {
+        let sandboxes = match self.node.runtime.list_pod_sandbox(HashMap::new()).await {
+            Ok(sandboxes) => sandboxes,
+            Err(error) => {
+                tracing::warn!(%error, "orphans not looked for");
+                return;
+            }
+        };
+        let known = |uid: &str| self.listing.contains(uid) || self.workers.contains_key(uid);
+        for sandbox in sandboxes {
+            let Some(uid) = sandbox.labels.get(POD_UID).filter(|uid| !known(uid)) else {
+                continue;
+            };
+            tracing::info!(uid, sandbox = sandbox.id, "ending an orphaned pod");
+            let runtime = &self.node.runtime;
+            let ended = match runtime.stop_pod_sandbox(&sandbox.id).await {
+                Ok(()) => runtime.remove_pod_sandbox(&sandbox.id).await,
+                Err(error) => Err(error),
+            };
+            if let Err(error) = ended {
+                tracing::warn!(%error, uid, "orphan not ended");
+            }
+        }
+        for (uid, path) in cgroup::existing(&self.node.config.cgroup_parent) {
+            if !known(&uid)
+                && let Err(error) = cgroup::remove(&path).await
+            {
+                tracing::warn!(%error, uid, "orphaned cgroup not removed");
+            }
+        }
+        for uid in volume::existing(&self.node.config.root_dir) {
+            if !known(&uid)
+                && let Err(error) = volume::remove(&self.node.config.root_dir, &uid)
+            {
+                tracing::warn!(%error, uid, "orphaned pod directory not removed");
+            }
+        }
+    }
+}

@@ -1,0 +1,606 @@
+//! One task per pod. It owns what is known about the pod, fetches the runtime's state when something
+//! happened, publishes the status, and hands plans to jobs (`pod/apply`), one at a time.
+//!
+//! ```text
+//! Running ──deletion──▶ Terminating ──all stopped──▶ Cleanup ──files, cgroup, API object──▶ Gone
+//!    └──nothing left to run──▶ Finished ──deletion──▶ Cleanup
+//! ```
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use k8s_openapi::jiff::Timestamp;
+use kube::Api;
+use kube::api::{DeleteParams, Preconditions};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::Node;
+use super::apply::{Job, Progress};
+use super::backoff::{Backoff, add};
+use super::cgroup;
+use super::events::Subject;
+use super::objects::{self, Held, Objects};
+use super::observe::{self, Exited};
+use super::observed::Observed;
+use super::plan::{self, Memory, Plan};
+use super::probe::{self, Probers, Results};
+use super::publisher::Publisher;
+use super::spec;
+use super::status;
+use crate::volume::{self, token::Tokens};
+
+/// Pause before a failed start, sandbox or volume is tried again.
+const RETRY: Duration = Duration::from_secs(10);
+const SANDBOX_RETRY: Duration = Duration::from_secs(2);
+/// Pause after the runtime did not answer.
+const RUNTIME_RETRY: Duration = Duration::from_secs(1);
+/// Pause between attempts to delete the API object.
+const DELETE_RETRY: Duration = Duration::from_secs(1);
+const PROGRESS_QUEUE: usize = 32;
+
+/// What the manager tells the worker.
+#[derive(Debug, Clone)]
+pub struct Desired {
+    pub pod: Arc<Pod>,
+    /// The API object is gone: end the pod without asking.
+    pub gone: bool,
+    /// Counts hints that the runtime's state changed.
+    pub hints: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Running,
+    Terminating,
+    Finished,
+    Cleanup,
+    Gone,
+}
+
+/// A job under way.
+struct Running {
+    task: AbortOnDropHandle<Option<Tokens>>,
+    cancel: CancellationToken,
+}
+
+pub struct Worker {
+    node: Arc<Node>,
+    desired: watch::Receiver<Desired>,
+    pod: Arc<Pod>,
+    phase: Phase,
+    observed: Observed,
+    exited: Exited,
+    memory: Memory,
+    pulls: BTreeMap<String, Backoff>,
+    results: BTreeMap<String, Results>,
+    probers: Probers,
+    changes: mpsc::Receiver<probe::Change>,
+    held: Held,
+    tokens: Option<Tokens>,
+    last: PodStatus,
+    publisher: Publisher,
+    job: Option<Running>,
+    progress: (mpsc::Sender<Progress>, mpsc::Receiver<Progress>),
+    wake: Option<Timestamp>,
+    /// The grace the running termination was started with.
+    grace: Duration,
+    torn_down: bool,
+}
+
+impl Worker {
+    pub fn new(node: Arc<Node>, desired: watch::Receiver<Desired>) -> Self {
+        let pod = desired.borrow().pod.clone();
+        let (sender, changes) = mpsc::channel(PROGRESS_QUEUE);
+        let probers = Probers::new(node.runtime.clone(), node.recorder.clone(), sender);
+        let held = node.store.hold(objects::references(&pod));
+        let last = pod.status.clone().unwrap_or_default();
+        let terminal = spec::is_terminal_phase(last.phase.as_deref());
+        Self {
+            publisher: Publisher::new(node.client.clone(), &pod),
+            tokens: Some(Tokens::new(node.client.clone())),
+            results: probe::seed(&pod),
+            phase: if terminal {
+                Phase::Finished
+            } else {
+                Phase::Running
+            },
+            observed: Observed::default(),
+            exited: Exited::new(),
+            memory: Memory::default(),
+            pulls: BTreeMap::new(),
+            job: None,
+            progress: mpsc::channel(PROGRESS_QUEUE),
+            wake: None,
+            grace: spec::grace(&pod),
+            torn_down: false,
+            node,
+            desired,
+            pod,
+            probers,
+            changes,
+            held,
+            last,
+        }
+    }
+
+    /// Runs until the pod is gone from the API and from the node.
+    pub async fn run(mut self) {
+        self.desired.borrow_and_update();
+        let mut observe = true;
+        while self.phase != Phase::Gone {
+            if observe && !self.observe().await {
+                continue;
+            }
+            self.publish();
+            self.step().await;
+            if self.phase != Phase::Gone {
+                observe = self.wait().await;
+            }
+        }
+    }
+
+    /// Fetches the runtime's state; false when it has to be tried again.
+    async fn observe(&mut self) -> bool {
+        let uid = spec::uid(&self.pod).to_owned();
+        match observe::observe(&self.node.runtime, &uid, &mut self.exited).await {
+            Ok(observed) => {
+                self.results
+                    .retain(|id, _| observed.containers.iter().any(|c| &c.id == id));
+                self.observed = observed;
+                true
+            }
+            Err(error) => {
+                tracing::warn!(%error, pod = spec::name(&self.pod), "runtime did not report");
+                tokio::time::sleep(RUNTIME_RETRY).await;
+                false
+            }
+        }
+    }
+
+    fn publish(&mut self) {
+        let finished = matches!(self.phase, Phase::Finished | Phase::Cleanup);
+        let ended = self.phase == Phase::Terminating || finished;
+        let status = status::status(status::Input {
+            pod: &self.pod,
+            observed: &self.observed,
+            probes: &self.results,
+            waiting: &self.memory.waiting,
+            old: &self.last,
+            node_ips: &self.node.config.node_ips,
+            runtime: &self.node.runtime_name,
+            terminal: ended && !self.observed.anything_running(),
+            now: Timestamp::now(),
+        });
+        if !self.desired.borrow().gone {
+            self.publisher.publish(&status);
+        }
+        self.last = status;
+        let ip = if spec::host_network(&self.pod) {
+            self.node.config.node_ips.first().copied()
+        } else {
+            self.observed
+                .sandboxes
+                .first()
+                .and_then(|sandbox| sandbox.ips.first().copied())
+        };
+        if finished {
+            self.probers.stop();
+        } else {
+            self.probers
+                .reconcile(&self.pod, &self.observed, &self.results, ip);
+        }
+    }
+
+    /// Starts what the phase asks for, unless a job is under way.
+    async fn step(&mut self) {
+        let ending = spec::deleting(&self.pod) || self.desired.borrow().gone;
+        if ending {
+            match self.phase {
+                Phase::Running => self.phase = Phase::Terminating,
+                Phase::Finished => self.phase = Phase::Cleanup,
+                Phase::Terminating | Phase::Cleanup | Phase::Gone => {}
+            }
+        }
+        if let Some(job) = &self.job {
+            let shorter = spec::grace(&self.pod) < self.grace;
+            if ending && (self.phase == Phase::Terminating && shorter || self.tokens_out()) {
+                job.cancel.cancel();
+            }
+            self.grace = spec::grace(&self.pod).min(self.grace);
+            return;
+        }
+        match self.phase {
+            Phase::Running => self.sync().await,
+            Phase::Terminating if self.observed.anything_running() => self.terminate(),
+            Phase::Terminating => self.phase_cleanup().await,
+            Phase::Finished => self.tear_down().await,
+            Phase::Cleanup => self.phase_cleanup().await,
+            Phase::Gone => {}
+        }
+    }
+
+    /// Whether the job under way is a sync: only those hold the tokens.
+    fn tokens_out(&self) -> bool {
+        self.tokens.is_none()
+    }
+
+    async fn sync(&mut self) {
+        let now = Timestamp::now();
+        let plan = Plan::new(plan::Input {
+            pod: &self.pod,
+            observed: &self.observed,
+            probes: &self.results,
+            memory: &self.memory,
+            now,
+        });
+        self.wake = plan.wake;
+        self.note_back_off(&plan);
+        if plan.finished && plan.is_empty() {
+            self.phase = Phase::Finished;
+            self.publish();
+            return self.tear_down().await;
+        }
+        let Some(tokens) = self.tokens.take() else {
+            return;
+        };
+        if plan.is_empty() {
+            self.refresh_volumes(tokens).await;
+            return;
+        }
+        let objects = self.held.snapshot().await;
+        let (job, cancel) = self.new_job(objects);
+        let task = tokio::spawn(async move { Some(job.sync(plan, tokens).await) });
+        self.job = Some(Running {
+            task: AbortOnDropHandle::new(task),
+            cancel,
+        });
+    }
+
+    /// Containers the plan holds back become waiting, with an event when that is new.
+    fn note_back_off(&mut self, plan: &Plan) {
+        let mut changed = false;
+        for (name, waiting) in &plan.backing_off {
+            if self
+                .memory
+                .waiting
+                .get(name)
+                .is_some_and(|have| have.reason == waiting.reason)
+            {
+                continue;
+            }
+            let subject = Subject::container(&self.pod, name);
+            let text = if waiting.reason == "CrashLoopBackOff" {
+                let (pod, ns, uid) = (
+                    spec::name(&self.pod),
+                    spec::namespace(&self.pod),
+                    spec::uid(&self.pod),
+                );
+                format!("Back-off restarting failed container {name} in pod {pod}_{ns}({uid})")
+            } else {
+                waiting.message.clone()
+            };
+            self.node.recorder.warning(&subject, "BackOff", text);
+            self.memory.waiting.insert(name.clone(), waiting.clone());
+            changed = true;
+        }
+        if changed {
+            self.publish();
+        }
+    }
+
+    fn new_job(&self, objects: Objects) -> (Job, CancellationToken) {
+        let cancel = CancellationToken::new();
+        let job = Job {
+            node: self.node.clone(),
+            pod: self.pod.clone(),
+            observed: self.observed.clone(),
+            objects,
+            old: self.last.clone(),
+            progress: self.progress.0.clone(),
+            cancel: cancel.clone(),
+        };
+        (job, cancel)
+    }
+
+    fn terminate(&mut self) {
+        self.grace = spec::grace(&self.pod);
+        let (job, cancel) = self.new_job(Objects::default());
+        let task = tokio::spawn(async move {
+            job.terminate().await;
+            None
+        });
+        self.job = Some(Running {
+            task: AbortOnDropHandle::new(task),
+            cancel,
+        });
+    }
+
+    /// Brings mounted volumes up to date with their sources and tokens.
+    async fn refresh_volumes(&mut self, mut tokens: Tokens) {
+        if self.observed.ready_sandbox().is_some() {
+            let objects = self.held.snapshot().await;
+            let ips = self
+                .observed
+                .sandboxes
+                .first()
+                .map(|s| s.ips.clone())
+                .unwrap_or_default();
+            let facts = self.node.facts(ips);
+            let input = volume::Input {
+                root: &self.node.config.root_dir,
+                pod: &self.pod,
+                facts: &facts,
+                objects: &objects,
+                capacity: self.node.capacity,
+                now: Timestamp::now(),
+            };
+            if let Err(error) = volume::prepare(input, &mut tokens).await {
+                tracing::debug!(%error, pod = spec::name(&self.pod), "volume not refreshed");
+                self.wake_at(add(Timestamp::now(), RETRY));
+            }
+        }
+        if let Some(at) = tokens.refresh_at() {
+            self.wake_at(at);
+        }
+        self.tokens = Some(tokens);
+    }
+
+    fn wake_at(&mut self, at: Timestamp) {
+        self.wake = Some(self.wake.map_or(at, |wake| wake.min(at)));
+    }
+
+    /// Ends what a finished pod still holds: its sandbox, mounts and cgroup. Logs and dead containers
+    /// stay until the pod is deleted.
+    async fn tear_down(&mut self) {
+        if self.torn_down {
+            return;
+        }
+        let mut clean = true;
+        for sandbox in self
+            .observed
+            .sandboxes
+            .iter()
+            .filter(|sandbox| sandbox.ready)
+        {
+            if let Err(error) = self.node.runtime.stop_pod_sandbox(&sandbox.id).await {
+                tracing::warn!(%error, "sandbox not stopped");
+                clean = false;
+            }
+        }
+        if let Err(error) = volume::remove(&self.node.config.root_dir, spec::uid(&self.pod)) {
+            tracing::warn!(%error, pod = spec::name(&self.pod), "volumes not removed");
+            clean = false;
+        }
+        if clean {
+            self.torn_down = true;
+        } else {
+            self.wake_at(add(Timestamp::now(), RETRY));
+        }
+    }
+
+    /// Last status, then nothing of the pod remains: runtime, files, cgroup, API object.
+    async fn phase_cleanup(&mut self) {
+        self.phase = Phase::Cleanup;
+        self.probers.stop();
+        self.publish();
+        if !self.desired.borrow().gone {
+            self.publisher.flushed().await;
+        }
+        if !self.remove_from_node().await {
+            self.wake_at(add(Timestamp::now(), RUNTIME_RETRY));
+            return;
+        }
+        if self.desired.borrow().gone {
+            self.phase = Phase::Gone;
+            return;
+        }
+        if let Err(error) = self.delete().await {
+            tracing::warn!(%error, pod = spec::name(&self.pod), "pod not deleted");
+            self.wake_at(add(Timestamp::now(), DELETE_RETRY));
+        }
+    }
+
+    async fn remove_from_node(&mut self) -> bool {
+        let mut clean = true;
+        for sandbox in &self.observed.sandboxes {
+            let stopped = self.node.runtime.stop_pod_sandbox(&sandbox.id).await;
+            let removed = match stopped {
+                Ok(()) => self.node.runtime.remove_pod_sandbox(&sandbox.id).await,
+                Err(error) => Err(error),
+            };
+            if let Err(error) = removed {
+                tracing::warn!(%error, "sandbox not removed");
+                clean = false;
+            }
+        }
+        if !clean {
+            return false;
+        }
+        self.observed = Observed::default();
+        self.node
+            .clean_up(spec::uid(&self.pod), &self.node.cgroup(&self.pod))
+            .await
+            && self.remove_logs()
+    }
+
+    fn remove_logs(&self) -> bool {
+        let dir = super::sandbox::log_directory(&self.node.config.pod_log_dir, &self.pod);
+        match std::fs::remove_dir_all(&dir) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                tracing::warn!(%error, dir, "logs not removed");
+                false
+            }
+            Ok(()) | Err(_) => true,
+        }
+    }
+
+    async fn delete(&self) -> Result<(), kube::Error> {
+        let api: Api<Pod> = Api::namespaced(self.node.client.clone(), spec::namespace(&self.pod));
+        let params = DeleteParams {
+            grace_period_seconds: Some(0),
+            preconditions: Some(Preconditions {
+                uid: self.pod.metadata.uid.clone(),
+                resource_version: None,
+            }),
+            ..DeleteParams::default()
+        };
+        match api.delete(spec::name(&self.pod), &params).await {
+            Ok(_) => Ok(()),
+            Err(kube::Error::Api(error)) if matches!(error.code, 404 | 409) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Waits for the next thing to happen; returns whether the runtime has to be asked again.
+    async fn wait(&mut self) -> bool {
+        let sleep = match self.wake {
+            Some(at) if self.job.is_none() => {
+                Duration::try_from(at.duration_since(Timestamp::now())).unwrap_or_default()
+            }
+            Some(_) | None => Duration::MAX,
+        };
+        let idle = self.job.is_none() && self.phase == Phase::Running;
+        let job = async {
+            match &mut self.job {
+                Some(job) => (&mut job.task).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            ended = job => {
+                self.job = None;
+                let returned = ended.ok().flatten();
+                if self.tokens.is_none() {
+                    let client = self.node.client.clone();
+                    self.tokens = Some(returned.unwrap_or_else(|| Tokens::new(client)));
+                }
+                while let Ok(progress) = self.progress.1.try_recv() {
+                    self.take(progress).await;
+                }
+                true
+            }
+            Some(progress) = self.progress.1.recv() => self.take(progress).await,
+            Some(change) = self.changes.recv() => {
+                self.results.entry(change.container_id).or_default().set(change.kind, change.success);
+                false
+            }
+            changed = self.desired.changed() => {
+                if changed.is_err() {
+                    // The manager is gone: the agent ends, the pod lives on.
+                    self.phase = Phase::Gone;
+                }
+                self.take_desired()
+            }
+            () = self.held.changed(), if idle => {
+                self.memory.hold.clear();
+                self.memory.sandbox_hold = None;
+                false
+            }
+            () = tokio::time::sleep(sleep.min(Duration::from_secs(86_400))) => {
+                self.wake = None;
+                true
+            }
+        }
+    }
+
+    fn take_desired(&mut self) -> bool {
+        let desired = self.desired.borrow_and_update().clone();
+        if !Arc::ptr_eq(&desired.pod, &self.pod) {
+            let references = objects::references(&desired.pod);
+            if references != objects::references(&self.pod) {
+                self.held = self.node.store.hold(references);
+            }
+            self.pod = desired.pod;
+        }
+        true
+    }
+
+    async fn take(&mut self, progress: Progress) -> bool {
+        let now = Timestamp::now();
+        match progress {
+            Progress::Changed { published: None } => true,
+            Progress::Changed {
+                published: Some(sender),
+            } => {
+                if self.observe().await {
+                    self.publish();
+                }
+                let flushed = self.publisher.flushed();
+                tokio::spawn(async move {
+                    flushed.await;
+                    // The job may have stopped waiting.
+                    let _ = sender.send(());
+                });
+                false
+            }
+            Progress::Waiting {
+                container,
+                why: Some(why),
+            } => {
+                self.memory.waiting.insert(container, why);
+                false
+            }
+            Progress::Waiting {
+                container,
+                why: None,
+            } => {
+                self.memory.waiting.remove(&container);
+                self.memory.hold.remove(&container);
+                self.pulls.remove(&container);
+                true
+            }
+            Progress::Retry { container } => {
+                self.memory.hold.insert(container, add(now, RETRY));
+                false
+            }
+            Progress::PullFailed { container } => {
+                let next = Backoff::next(self.pulls.get(&container).copied(), now, now);
+                if let Some((until, _)) = next.blocked_until(now, now) {
+                    self.memory.hold.insert(container.clone(), until);
+                }
+                self.pulls.insert(container, next);
+                false
+            }
+            Progress::Restarted { container, ended } => {
+                let previous = self.memory.crash.get(&container).copied();
+                self.memory
+                    .crash
+                    .insert(container, Backoff::next(previous, ended, now));
+                false
+            }
+            Progress::SandboxFailed => {
+                self.memory.sandbox_hold = Some(add(now, SANDBOX_RETRY));
+                let names: Vec<String> = spec::containers(&self.pod)
+                    .into_iter()
+                    .map(|(_, c)| c.name)
+                    .collect();
+                if self.observed.ready_sandbox().is_some() {
+                    let until = add(now, SANDBOX_RETRY);
+                    self.memory
+                        .hold
+                        .extend(names.into_iter().map(|name| (name, until)));
+                }
+                true
+            }
+        }
+    }
+}
+
+/// Removes files and cgroup of a pod that runs no more.
+impl Node {
+    pub async fn clean_up(&self, uid: &str, cgroup_path: &str) -> bool {
+        if let Err(error) = volume::remove(&self.config.root_dir, uid) {
+            tracing::warn!(%error, uid, "pod directory not removed");
+            return false;
+        }
+        if let Err(error) = cgroup::remove(cgroup_path).await {
+            tracing::warn!(%error, uid, "pod cgroup not removed");
+            return false;
+        }
+        true
+    }
+}

@@ -1,0 +1,391 @@
+//! The files of configMap, secret, downwardAPI and projected volumes as data: path → bytes and mode.
+//! Pure; objects and tokens are handed in (upstream: `pkg/volume/{configmap,secret,downwardapi,projected}`).
+
+use std::collections::BTreeMap;
+use std::path::{Component, Path};
+
+use k8s_openapi::api::core::v1::{
+    DownwardAPIVolumeFile, KeyToPath, Pod, ServiceAccountTokenProjection, Volume, VolumeProjection,
+};
+
+use crate::pod::downward::{self, Facts};
+use crate::pod::objects::{Data, Key, Objects};
+use crate::pod::resources;
+use crate::pod::spec;
+
+const DEFAULT_MODE: i32 = 0o644;
+/// Lifetime of a projected token that names none.
+const DEFAULT_EXPIRATION_SECONDS: i64 = 3600;
+
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum Error {
+    #[error("{kind} \"{name}\" not found")]
+    Missing { kind: &'static str, name: String },
+    #[error("references non-existent {kind} key: {key}")]
+    MissingKey { kind: &'static str, key: String },
+    #[error("invalid path {0:?}")]
+    Path(String),
+    #[error("downward API field {0:?} is not supported")]
+    Field(String),
+    #[error("volume source {0} is not supported by this node")]
+    Unsupported(&'static str),
+}
+
+/// A file's contents may be secret: no derived `Debug`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct File {
+    pub data: Vec<u8>,
+    pub mode: u32,
+}
+
+impl std::fmt::Debug for File {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "File({} bytes, {:o})", self.data.len(), self.mode)
+    }
+}
+
+pub type Payload = BTreeMap<String, File>;
+
+/// A token a projected volume asks for.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct TokenKey {
+    pub audience: String,
+    pub expiration_seconds: i64,
+}
+
+impl From<&ServiceAccountTokenProjection> for TokenKey {
+    fn from(projection: &ServiceAccountTokenProjection) -> Self {
+        Self {
+            audience: projection.audience.clone().unwrap_or_default(),
+            expiration_seconds: projection
+                .expiration_seconds
+                .unwrap_or(DEFAULT_EXPIRATION_SECONDS),
+        }
+    }
+}
+
+/// Everything a payload is made of.
+#[derive(Clone, Copy)]
+pub struct Input<'a> {
+    pub pod: &'a Pod,
+    pub facts: &'a Facts,
+    pub objects: &'a Objects,
+    pub tokens: &'a BTreeMap<TokenKey, String>,
+    pub capacity: (i64, i64),
+}
+
+/// Tokens the pod's volumes need.
+pub fn token_keys(pod: &Pod) -> Vec<TokenKey> {
+    let volumes = spec::spec(pod).volumes.iter().flatten();
+    let projected = volumes
+        .filter_map(|v| v.projected.as_ref()?.sources.as_ref())
+        .flatten();
+    projected
+        .filter_map(|s| s.service_account_token.as_ref())
+        .map(TokenKey::from)
+        .collect()
+}
+
+/// The volume's files, or `None` when it is not of these kinds.
+pub fn payload(input: Input<'_>, volume: &Volume) -> Result<Option<Payload>, Error> {
+    let mut files = Payload::new();
+    let namespace = spec::namespace(input.pod);
+    if let Some(source) = &volume.config_map {
+        let key = Key::config_map(namespace, &source.name);
+        let mode = source.default_mode.unwrap_or(DEFAULT_MODE);
+        let optional = source.optional == Some(true);
+        keys(
+            input,
+            key,
+            source.items.as_deref(),
+            mode,
+            optional,
+            &mut files,
+        )?;
+    } else if let Some(source) = &volume.secret {
+        let key = Key::secret(namespace, source.secret_name.as_deref().unwrap_or_default());
+        let mode = source.default_mode.unwrap_or(DEFAULT_MODE);
+        let optional = source.optional == Some(true);
+        keys(
+            input,
+            key,
+            source.items.as_deref(),
+            mode,
+            optional,
+            &mut files,
+        )?;
+    } else if let Some(source) = &volume.downward_api {
+        let mode = source.default_mode.unwrap_or(DEFAULT_MODE);
+        fields(
+            input,
+            source.items.as_deref().unwrap_or_default(),
+            mode,
+            &mut files,
+        )?;
+    } else if let Some(source) = &volume.projected {
+        let mode = source.default_mode.unwrap_or(DEFAULT_MODE);
+        for projection in source.sources.iter().flatten() {
+            project(input, projection, mode, &mut files)?;
+        }
+    } else {
+        return Ok(None);
+    }
+    for path in files.keys() {
+        check(path)?;
+    }
+    Ok(Some(files))
+}
+
+fn project(
+    input: Input<'_>,
+    projection: &VolumeProjection,
+    mode: i32,
+    files: &mut Payload,
+) -> Result<(), Error> {
+    let namespace = spec::namespace(input.pod);
+    if let Some(source) = &projection.config_map {
+        let key = Key::config_map(namespace, &source.name);
+        keys(
+            input,
+            key,
+            source.items.as_deref(),
+            mode,
+            source.optional == Some(true),
+            files,
+        )
+    } else if let Some(source) = &projection.secret {
+        let key = Key::secret(namespace, &source.name);
+        keys(
+            input,
+            key,
+            source.items.as_deref(),
+            mode,
+            source.optional == Some(true),
+            files,
+        )
+    } else if let Some(source) = &projection.downward_api {
+        fields(
+            input,
+            source.items.as_deref().unwrap_or_default(),
+            mode,
+            files,
+        )
+    } else if let Some(source) = &projection.service_account_token {
+        let key = TokenKey::from(source);
+        let token = input.tokens.get(&key).ok_or_else(|| Error::Missing {
+            kind: "token",
+            name: key.audience.clone(),
+        })?;
+        // With an fsGroup the group gets to read it (volume/ownership.rs), without one everybody.
+        let group = spec::spec(input.pod)
+            .security_context
+            .as_ref()
+            .and_then(|s| s.fs_group);
+        let mode = if group.is_some() { 0o600 } else { mode };
+        let file = File {
+            data: token.clone().into_bytes(),
+            mode: bits(mode),
+        };
+        files.insert(source.path.clone(), file);
+        Ok(())
+    } else {
+        Err(Error::Unsupported(
+            "projected clusterTrustBundle or podCertificate",
+        ))
+    }
+}
+
+fn keys(
+    input: Input<'_>,
+    key: Key,
+    items: Option<&[KeyToPath]>,
+    mode: i32,
+    optional: bool,
+    files: &mut Payload,
+) -> Result<(), Error> {
+    let kind = match key.kind {
+        crate::pod::objects::Kind::ConfigMap => "configmap",
+        crate::pod::objects::Kind::Secret => "secret",
+    };
+    let empty = Data::default();
+    let data = match input.objects.get(&key) {
+        Some(data) => data,
+        None if optional => &empty,
+        None => {
+            return Err(Error::Missing {
+                kind,
+                name: key.name,
+            });
+        }
+    };
+    let Some(items) = items.filter(|items| !items.is_empty()) else {
+        for (name, value) in &data.data {
+            files.insert(
+                name.clone(),
+                File {
+                    data: value.clone(),
+                    mode: bits(mode),
+                },
+            );
+        }
+        return Ok(());
+    };
+    for item in items {
+        match data.data.get(&item.key) {
+            Some(value) => {
+                let file = File {
+                    data: value.clone(),
+                    mode: bits(item.mode.unwrap_or(mode)),
+                };
+                files.insert(item.path.clone(), file);
+            }
+            None if optional => {}
+            None => {
+                return Err(Error::MissingKey {
+                    kind,
+                    key: item.key.clone(),
+                });
+            }
+        }
+    }
+    Ok(())
+}
+
+fn fields(
+    input: Input<'_>,
+    items: &[DownwardAPIVolumeFile],
+    mode: i32,
+    files: &mut Payload,
+) -> Result<(), Error> {
+    for item in items {
+        let value = if let Some(reference) = &item.field_ref {
+            downward::field(input.pod, input.facts, &reference.field_path)
+                .ok_or_else(|| Error::Field(reference.field_path.clone()))?
+        } else if let Some(reference) = &item.resource_field_ref {
+            let name = reference.container_name.as_deref().unwrap_or_default();
+            let divisor = reference.divisor.as_ref().map(|q| q.0.as_str());
+            spec::find(input.pod, name)
+                .and_then(|(_, c)| {
+                    resources::field(&c, &reference.resource, divisor, input.capacity)
+                })
+                .ok_or_else(|| Error::Field(reference.resource.clone()))?
+        } else {
+            continue;
+        };
+        let file = File {
+            data: value.into_bytes(),
+            mode: bits(item.mode.unwrap_or(mode)),
+        };
+        files.insert(item.path.clone(), file);
+    }
+    Ok(())
+}
+
+fn bits(mode: i32) -> u32 {
+    u32::try_from(mode).unwrap_or(0o644) & 0o777
+}
+
+/// Paths are relative and stay below the volume.
+fn check(path: &str) -> Result<(), Error> {
+    let parsed = Path::new(path);
+    let normal = parsed
+        .components()
+        .all(|part| matches!(part, Component::Normal(_)));
+    if path.is_empty() || !normal || path.starts_with("..") {
+        return Err(Error::Path(path.to_owned()));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn run(volume: serde_json::Value) -> Result<Option<Payload>, Error> {
+        let pod: Pod = serde_json::from_value(json!({
+            "metadata": { "name": "p", "namespace": "ns", "labels": { "a": "b" } },
+            "spec": { "containers": [] } }))
+        .unwrap();
+        let mut objects = Objects::default();
+        let data = [
+            ("one".to_owned(), b"1".to_vec()),
+            ("two".to_owned(), b"2".to_vec()),
+        ]
+        .into();
+        objects.insert(Key::config_map("ns", "cm"), Data { data });
+        let key = TokenKey {
+            audience: String::new(),
+            expiration_seconds: 3607,
+        };
+        let tokens = [(key, "jwt".to_owned())].into();
+        let facts = Facts::default();
+        let input = Input {
+            pod: &pod,
+            facts: &facts,
+            objects: &objects,
+            tokens: &tokens,
+            capacity: (1000, 1 << 30),
+        };
+        payload(input, &serde_json::from_value(volume).unwrap())
+    }
+
+    #[test]
+    fn a_config_map_is_projected_whole_or_by_items() {
+        let all = run(json!({ "name": "v", "configMap": { "name": "cm" } }))
+            .unwrap()
+            .unwrap();
+        assert_eq!(all.keys().collect::<Vec<_>>(), ["one", "two"]);
+        let some = run(
+            json!({ "name": "v", "configMap": { "name": "cm", "defaultMode": 256,
+            "items": [{ "key": "two", "path": "dir/b" }] } }),
+        )
+        .unwrap()
+        .unwrap();
+        assert_eq!(
+            some["dir/b"],
+            File {
+                data: b"2".to_vec(),
+                mode: 0o400
+            }
+        );
+    }
+
+    #[test]
+    fn what_is_missing_is_an_error_unless_optional() {
+        let missing = json!({ "name": "v", "configMap": { "name": "gone" } });
+        let expected = Error::Missing {
+            kind: "configmap",
+            name: "gone".to_owned(),
+        };
+        assert_eq!(run(missing), Err(expected));
+        let optional = json!({ "name": "v", "configMap": { "name": "gone", "optional": true } });
+        assert_eq!(run(optional).unwrap(), Some(Payload::new()));
+        let key = json!({ "name": "v", "configMap": { "name": "cm",
+            "items": [{ "key": "no", "path": "x" }] } });
+        assert!(matches!(run(key), Err(Error::MissingKey { .. })));
+    }
+
+    #[test]
+    fn the_service_account_volume_has_token_ca_and_namespace() {
+        let files = run(json!({ "name": "v", "projected": { "sources": [
+            { "serviceAccountToken": { "path": "token", "expirationSeconds": 3607 } },
+            { "configMap": { "name": "cm", "items": [{ "key": "one", "path": "ca.crt" }] } },
+            { "downwardAPI": { "items": [{ "path": "namespace",
+                "fieldRef": { "fieldPath": "metadata.namespace" } }] } }] } }))
+        .unwrap()
+        .unwrap();
+        assert_eq!(files["token"].data, b"jwt");
+        assert_eq!(files["namespace"].data, b"ns");
+        assert_eq!(files["ca.crt"].data, b"1");
+    }
+
+    #[test]
+    fn paths_cannot_leave_the_volume() {
+        for path in ["../x", "/etc/x", "a/../b", "..data", ""] {
+            let volume = json!({ "name": "v", "configMap": { "name": "cm",
+                "items": [{ "key": "one", "path": path }] } });
+            assert!(matches!(run(volume), Err(Error::Path(_))), "{path}");
+        }
+    }
+}
