@@ -73,14 +73,26 @@ fn layout(resource: &Resource) -> Layout {
     } else if cells::of(resource).is_some() {
         Layout::Facts
     } else {
-        Layout::NameAndAge { age: resource.columns.iter().any(|column| column.name == "Age") }
+        Layout::NameAndAge {
+            age: resource.columns.iter().any(|column| column.name == "Age"),
+        }
     }
 }
 
 fn write_columns(out: &mut String, resource: &Resource, layout: Layout) {
     let created = [
-        Column { name: "Name", ty: "string", format: "name", priority: 0 },
-        Column { name: "Created At", ty: "date", format: "", priority: 0 },
+        Column {
+            name: "Name",
+            ty: "string",
+            format: "name",
+            priority: 0,
+        },
+        Column {
+            name: "Created At",
+            ty: "date",
+            format: "",
+            priority: 0,
+        },
     ];
     let columns: Vec<&Column> = match layout {
         Layout::Facts => resource.columns.iter().collect(),
@@ -95,7 +107,12 @@ fn write_columns(out: &mut String, resource: &Resource, layout: Layout) {
         if index > 0 {
             out.push(',');
         }
-        let Column { name, ty, format, priority } = column;
+        let Column {
+            name,
+            ty,
+            format,
+            priority,
+        } = column;
         out.push_str(&format!(
             r#"{{"name":"{name}","type":"{ty}","format":"{format}","description":"","priority":{priority}}}"#
         ));
@@ -167,7 +184,8 @@ mod tests {
     #[test]
     fn every_kind_has_as_many_cells_as_columns() {
         for resource in &Facts::get().resources {
-            let object = json!({"metadata": {"name": "x", "creationTimestamp": "2023-12-31T23:00:00Z"}});
+            let object =
+                json!({"metadata": {"name": "x", "creationTimestamp": "2023-12-31T23:00:00Z"}});
             let input = TableInput {
                 resource,
                 objects: &[Bytes::from(object.to_string())],
@@ -179,7 +197,13 @@ mod tests {
             let table: Value = serde_json::from_slice(&render(&input)).unwrap();
             let columns = table["columnDefinitions"].as_array().unwrap().len();
             let cells = table["rows"][0]["cells"].as_array().unwrap();
-            assert_eq!(columns, cells.len(), "{} {}", resource.group, resource.plural);
+            assert_eq!(
+                columns,
+                cells.len(),
+                "{} {}",
+                resource.group,
+                resource.plural
+            );
         }
     }
 
@@ -215,8 +239,16 @@ mod tests {
             },
         });
         let expected = json!([
-            "n1", "NotReady,SchedulingDisabled", "control-plane", "1s", "v1.37.0", "10.0.0.1",
-            "<none>", "Debian", "6.18 (amd64)", "containerd://2"
+            "n1",
+            "NotReady,SchedulingDisabled",
+            "control-plane",
+            "1s",
+            "v1.37.0",
+            "10.0.0.1",
+            "<none>",
+            "Debian",
+            "6.18 (amd64)",
+            "containerd://2"
         ]);
         assert_eq!(cells("", "nodes", object), expected);
     }
@@ -228,16 +260,27 @@ mod tests {
             "spec": {"type": "NodePort", "clusterIPs": ["10.96.0.5"], "selector": {"app": "web"},
                 "ports": [{"port": 80, "nodePort": 30080, "protocol": "TCP"}]},
         });
-        let expected =
-            json!(["web", "NodePort", "10.96.0.5", "<none>", "80:30080/TCP", "2d", "app=web"]);
+        let expected = json!([
+            "web",
+            "NodePort",
+            "10.96.0.5",
+            "<none>",
+            "80:30080/TCP",
+            "2d",
+            "app=web"
+        ]);
         assert_eq!(cells("", "services", object), expected);
     }
 
     #[test]
     fn roles_show_when_they_were_created() {
-        let object = json!({"metadata": {"name": "r", "creationTimestamp": "2023-12-30T00:00:00Z"}});
+        let object =
+            json!({"metadata": {"name": "r", "creationTimestamp": "2023-12-30T00:00:00Z"}});
         let table = table("rbac.authorization.k8s.io", "clusterroles", object);
         assert_eq!(table["columnDefinitions"][1]["name"], "Created At");
-        assert_eq!(table["rows"][0]["cells"], json!(["r", "2023-12-30T00:00:00Z"]));
+        assert_eq!(
+            table["rows"][0]["cells"],
+            json!(["r", "2023-12-30T00:00:00Z"])
+        );
     }
 }

@@ -1,0 +1,7 @@
+//! The API server from outside: requests over its tower service, as kubectl and kube-rs make them.
+
+mod harness;
+
+mod verbs;
+mod watches;
+mod writes;
