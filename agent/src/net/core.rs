@@ -81,6 +81,7 @@ pub struct Core {
     node_program: node::Program,
     services: Services,
     pruned: bool,
+    host_backends: bool,
     refused: BTreeMap<ObjectKey, Vec<service::Refused>>,
     pool: Pool,
     indices: Indices,
@@ -109,6 +110,7 @@ impl Core {
             node_program: node::Program::default(),
             services: Services::default(),
             pruned: false,
+            host_backends: false,
             refused: BTreeMap::new(),
             pool: Pool::default(),
             indices: Indices::default(),
@@ -138,6 +140,11 @@ impl Core {
     /// Index of this node in the `node` map; 0 until its Node object is known.
     pub fn node_ix(&self) -> u16 {
         self.node_program.own_ix
+    }
+
+    /// Whether a Service has a backend in this node's host network; `None` until that is known.
+    pub fn has_host_backends(&self) -> Option<bool> {
+        self.pruned.then_some(self.host_backends)
     }
 
     /// Objects that did not fit a limit.
@@ -194,8 +201,12 @@ impl Core {
             } else {
                 changed_services(&old, &new)
             };
+            let any = !changed.is_empty();
             for key in changed {
                 self.plan_service(&new, &key, now);
+            }
+            if any {
+                self.host_backends = self.find_host_backends();
             }
             if first {
                 self.prune_services(now);
@@ -257,6 +268,14 @@ impl Core {
         } else {
             self.refused.insert(key.clone(), refused);
         }
+    }
+
+    fn find_host_backends(&self) -> bool {
+        let own = self.node_program.own_ix;
+        let is_own = |flags: u16, node: u16| flags & abi::BE_HOST != 0 && node == own;
+        let tables = self.writer.tables();
+        tables.be4.values().any(|b| is_own(b.flags, b.node))
+            || tables.be6.values().any(|b| is_own(b.flags, b.node))
     }
 
     fn prune_services(&mut self, now: Instant) {

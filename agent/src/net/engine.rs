@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::core::{Core, Phase, Wait};
-use super::hooks::Hooks;
+use super::hooks::{Hooks, Settings};
 use super::netlink::{Netlink, Route};
 use super::sandbox::{Sandbox, SandboxId, Store};
 use super::{cni, host};
@@ -168,8 +168,12 @@ impl Engine {
         self.open_adopted();
         self.answer_waiting();
         self.sync_routes().await;
-        let ix = u32::from(self.parts.core.node_ix());
-        self.parts.hooks.set_node_ix(self.parts.core.maps(), ix);
+        let settings = Settings {
+            node_ix: u32::from(self.parts.core.node_ix()),
+            host_backends: self.parts.core.has_host_backends(),
+            events: false,
+        };
+        self.parts.hooks.configure(self.parts.core.maps(), settings);
         let complete = self.parts.core.complete();
         self.status.send_if_modified(|s| std::mem::replace(&mut s.complete, complete) != complete);
     }
