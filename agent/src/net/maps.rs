@@ -130,10 +130,12 @@ enum Backing {
 impl MapSet {
     /// Maps in memory, empty: for golden tests of what is written.
     pub fn memory() -> Self {
-        Self { backing: Backing::Memory(BTreeMap::new()) }
+        Self {
+            backing: Backing::Memory(BTreeMap::new()),
+        }
     }
 
-    /// The maps pinned in `dir` (`NAME.vVERSION`).
+    /// The maps pinned in `dir` (`NAME_vVERSION`).
     pub fn open(dir: &Path) -> Result<Self, MapError> {
         let mut fds = BTreeMap::new();
         for def in map::ALL {
@@ -141,18 +143,21 @@ impl MapSet {
             let fd = sys::open(&path).map_err(error(def.name, "open"))?;
             fds.insert(def.name, fd);
         }
-        Ok(Self { backing: Backing::Kernel(fds) })
+        Ok(Self {
+            backing: Backing::Kernel(fds),
+        })
     }
 
     /// Writes one row.
     pub fn put<T: Table>(&mut self, key: &T::Key, value: &T::Value) -> Result<(), MapError> {
         let (key, value) = (bytemuck::bytes_of(key), bytemuck::bytes_of(value));
         match &mut self.backing {
-            Backing::Kernel(fds) => {
-                retry(|| sys::update(fd_of(fds, T::NAME), key, value, 0)).map_err(error(T::NAME, "update"))
-            }
+            Backing::Kernel(fds) => retry(|| sys::update(fd_of(fds, T::NAME), key, value, 0))
+                .map_err(error(T::NAME, "update")),
             Backing::Memory(maps) => {
-                maps.entry(T::NAME).or_default().insert(key.to_vec(), value.to_vec());
+                maps.entry(T::NAME)
+                    .or_default()
+                    .insert(key.to_vec(), value.to_vec());
                 Ok(())
             }
         }
@@ -164,8 +169,9 @@ impl MapSet {
         match &self.backing {
             Backing::Kernel(fds) => {
                 let mut value = T::Value::zeroed();
-                let found = sys::lookup(fd_of(fds, T::NAME), key, bytemuck::bytes_of_mut(&mut value))
-                    .map_err(error(T::NAME, "read"))?;
+                let found =
+                    sys::lookup(fd_of(fds, T::NAME), key, bytemuck::bytes_of_mut(&mut value))
+                        .map_err(error(T::NAME, "read"))?;
                 let empty = T::ARRAY && bytemuck::bytes_of(&value).iter().all(|byte| *byte == 0);
                 Ok((found && !empty).then_some(value))
             }
@@ -188,9 +194,9 @@ impl MapSet {
             Backing::Kernel(fds) => {
                 sys::delete(fd_of(fds, T::NAME), key).map_err(error(T::NAME, "delete from"))
             }
-            Backing::Memory(maps) => {
-                Ok(maps.get_mut(T::NAME).is_some_and(|rows| rows.remove(key).is_some()))
-            }
+            Backing::Memory(maps) => Ok(maps
+                .get_mut(T::NAME)
+                .is_some_and(|rows| rows.remove(key).is_some())),
         }
     }
 
@@ -212,7 +218,10 @@ impl MapSet {
                 .into_iter()
                 .flatten()
                 .map(|(key, value)| {
-                    (bytemuck::pod_read_unaligned(key), bytemuck::pod_read_unaligned(value))
+                    (
+                        bytemuck::pod_read_unaligned(key),
+                        bytemuck::pod_read_unaligned(value),
+                    )
                 })
                 .collect()),
         }
@@ -220,14 +229,20 @@ impl MapSet {
 
     /// Counters that are not zero, summed over the CPUs.
     pub fn counts(&self) -> Result<Vec<(Hook, Outcome, Count)>, MapError> {
-        let Backing::Kernel(fds) = &self.backing else { return Ok(Vec::new()) };
+        let Backing::Kernel(fds) = &self.backing else {
+            return Ok(Vec::new());
+        };
         let fd = fd_of(fds, map::METRICS);
         let cpus = possible_cpus().map_err(error(map::METRICS, "count the CPUs of"))?;
         let mut per_cpu = vec![Count::default(); cpus];
         let mut counts = Vec::new();
         for index in 0..COUNTERS {
-            sys::lookup(fd, bytemuck::bytes_of(&index), bytemuck::cast_slice_mut(&mut per_cpu))
-                .map_err(error(map::METRICS, "read"))?;
+            sys::lookup(
+                fd,
+                bytemuck::bytes_of(&index),
+                bytemuck::cast_slice_mut(&mut per_cpu),
+            )
+            .map_err(error(map::METRICS, "read"))?;
             let mut sum = Count::default();
             for count in &per_cpu {
                 sum.packets += count.packets;
@@ -279,27 +294,35 @@ impl MapSet {
 
     /// A reader of flows and drops; the caller sets `CFG_EVENTS_*` while it is attached.
     pub fn events(dir: &Path) -> Result<EventReader, MapError> {
-        EventReader::open(&dir.join("events.v1")).map_err(error(map::EVENTS, "open"))
+        EventReader::open(&dir.join("events_v1")).map_err(error(map::EVENTS, "open"))
     }
 }
 
 /// File name of a map below the bpffs directory.
 pub fn pin_name(def: &map::MapDef) -> String {
-    format!("{}.v{}", def.name, def.version)
+    format!("{}_v{}", def.name, def.version)
 }
 
 fn error(map: &'static str, operation: &'static str) -> impl Fn(io::Error) -> MapError {
-    move |source| MapError { map, operation, source }
+    move |source| MapError {
+        map,
+        operation,
+        source,
+    }
 }
 
 fn fd_of<'a>(fds: &'a BTreeMap<&'static str, OwnedFd>, name: &'static str) -> BorrowedFd<'a> {
-    fds.get(name).expect("every map of abi::map::ALL is opened").as_fd()
+    fds.get(name)
+        .expect("every map of abi::map::ALL is opened")
+        .as_fd()
 }
 
 /// Updates of hashes without preallocation fail for a moment when their memory cache is empty.
 fn retry(mut operation: impl FnMut() -> io::Result<()>) -> io::Result<()> {
     match operation() {
-        Err(error) if matches!(error.raw_os_error(), Some(libc::EBUSY | libc::ENOMEM)) => operation(),
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EBUSY | libc::ENOMEM)) => {
+            operation()
+        }
         other => other,
     }
 }
@@ -314,7 +337,11 @@ fn walk<T: Table>(fd: BorrowedFd<'_>) -> io::Result<Vec<(T::Key, T::Value)>> {
             return Ok(rows);
         }
         let mut value = T::Value::zeroed();
-        let found = sys::lookup(fd, bytemuck::bytes_of(&next), bytemuck::bytes_of_mut(&mut value))?;
+        let found = sys::lookup(
+            fd,
+            bytemuck::bytes_of(&next),
+            bytemuck::bytes_of_mut(&mut value),
+        )?;
         let empty = T::ARRAY && bytemuck::bytes_of(&value).iter().all(|byte| *byte == 0);
         if found && !empty {
             rows.push((next, value));
@@ -340,7 +367,12 @@ fn batches<T: Table>(fd: BorrowedFd<'_>) -> io::Result<Vec<(T::Key, T::Value)>> 
             BATCH,
         )?;
         started = true;
-        rows.extend(keys.iter().copied().zip(values.iter().copied()).take(batch.count));
+        rows.extend(
+            keys.iter()
+                .copied()
+                .zip(values.iter().copied())
+                .take(batch.count),
+        );
         if batch.last {
             return Ok(rows);
         }
@@ -365,8 +397,12 @@ mod tests {
     fn rows_in_memory_are_written_read_listed_and_removed() {
         let mut maps = MapSet::memory();
         let addr = abi::V4::from(std::net::Ipv4Addr::new(10, 0, 0, 1));
-        maps.put::<IpTable<abi::V4>>(&addr, &abi::LocalAddr::pod(7)).unwrap();
-        assert_eq!(maps.get::<IpTable<abi::V4>>(&addr).unwrap(), Some(abi::LocalAddr::pod(7)));
+        maps.put::<IpTable<abi::V4>>(&addr, &abi::LocalAddr::pod(7))
+            .unwrap();
+        assert_eq!(
+            maps.get::<IpTable<abi::V4>>(&addr).unwrap(),
+            Some(abi::LocalAddr::pod(7))
+        );
         assert_eq!(maps.entries::<IpTable<abi::V4>>().unwrap().len(), 1);
         assert!(maps.remove::<IpTable<abi::V4>>(&addr).unwrap());
         assert!(!maps.remove::<IpTable<abi::V4>>(&addr).unwrap());

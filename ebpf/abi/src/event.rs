@@ -160,13 +160,37 @@ pub enum Tail {
     PodOutNew4 = 0,
     PodOut6 = 1,
     PodOutNew6 = 2,
-    PodIn6 = 3,
-    UplinkInNew4 = 4,
-    UplinkIn6 = 5,
-    UplinkInNew6 = 6,
-    UplinkOut6 = 7,
-    Reject4 = 8,
-    Reject6 = 9,
+    PodInNew4 = 3,
+    PodIn6 = 4,
+    PodInNew6 = 5,
+    UplinkInNew4 = 6,
+    UplinkIn6 = 7,
+    UplinkInNew6 = 8,
+    UplinkOutNew4 = 9,
+    UplinkOut6 = 10,
+    UplinkOutNew6 = 11,
+    Reject4 = 12,
+    Reject6 = 13,
+}
+
+impl Tail {
+    /// Every slot with the name of the program that belongs there.
+    pub const PROGRAMS: &'static [(Self, &'static str)] = &[
+        (Self::PodOutNew4, "pod_out_new_4"),
+        (Self::PodOut6, "pod_out_6"),
+        (Self::PodOutNew6, "pod_out_new_6"),
+        (Self::PodInNew4, "pod_in_new_4"),
+        (Self::PodIn6, "pod_in_6"),
+        (Self::PodInNew6, "pod_in_new_6"),
+        (Self::UplinkInNew4, "uplink_in_new_4"),
+        (Self::UplinkIn6, "uplink_in_6"),
+        (Self::UplinkInNew6, "uplink_in_new_6"),
+        (Self::UplinkOutNew4, "uplink_out_new_4"),
+        (Self::UplinkOut6, "uplink_out_6"),
+        (Self::UplinkOutNew6, "uplink_out_new_6"),
+        (Self::Reject4, "reject_4"),
+        (Self::Reject6, "reject_6"),
+    ];
 }
 
 /// Slots of `tail`.

@@ -1,4 +1,4 @@
-//! Names and versions of the maps. A map is pinned as `NAME.vVERSION` below the agent's bpffs directory.
+//! Names and versions of the maps. A map is pinned as `NAME_vVERSION` below the agent's bpffs directory.
 //! Raise a version whenever the shape or the meaning of its key or value changes; maps whose version and
 //! `MapInfo` are unchanged are taken over by a new agent, others are built anew beside the old.
 

@@ -125,9 +125,18 @@ fn call<T>(command: u32, attr: &mut T) -> io::Result<i64> {
     // SAFETY: every attr type above is repr(C), without padding the kernel would read, and lists a prefix
     // of the command's `union bpf_attr`; pointers in it come from live slices of the sizes the map has.
     let ret = unsafe {
-        libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attr), size_of::<T>())
+        libc::syscall(
+            libc::SYS_bpf,
+            command,
+            std::ptr::from_mut(attr),
+            size_of::<T>(),
+        )
     };
-    if ret < 0 { Err(io::Error::last_os_error()) } else { Ok(ret) }
+    if ret < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(ret)
+    }
 }
 
 fn call_fd<T>(command: u32, attr: &mut T) -> io::Result<OwnedFd> {
@@ -165,7 +174,11 @@ pub fn update(fd: BorrowedFd<'_>, key: &[u8], value: &[u8], flags: u64) -> io::R
 
 /// Deletes one element; false if there was none.
 pub fn delete(fd: BorrowedFd<'_>, key: &[u8]) -> io::Result<bool> {
-    let mut attr = ElemAttr { fd: raw(fd), key: key.as_ptr() as u64, ..Default::default() };
+    let mut attr = ElemAttr {
+        fd: raw(fd),
+        key: key.as_ptr() as u64,
+        ..Default::default()
+    };
     found(call(MAP_DELETE_ELEM, &mut attr))
 }
 
@@ -220,7 +233,10 @@ pub fn lookup_batch(
         Err(error) if error.raw_os_error() == Some(libc::ENOENT) => true,
         Err(error) => return Err(error),
     };
-    Ok(Batch { count: attr.count as usize, last })
+    Ok(Batch {
+        count: attr.count as usize,
+        last,
+    })
 }
 
 fn c_path(path: &Path) -> io::Result<CString> {
@@ -230,14 +246,21 @@ fn c_path(path: &Path) -> io::Result<CString> {
 /// Pins an object.
 pub fn pin(fd: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
     let path = c_path(path)?;
-    let mut attr = ObjAttr { path: path.as_ptr() as u64, fd: raw(fd), flags: 0 };
+    let mut attr = ObjAttr {
+        path: path.as_ptr() as u64,
+        fd: raw(fd),
+        flags: 0,
+    };
     call(OBJ_PIN, &mut attr).map(drop)
 }
 
 /// Opens a pinned object.
 pub fn open(path: &Path) -> io::Result<OwnedFd> {
     let path = c_path(path)?;
-    let mut attr = ObjAttr { path: path.as_ptr() as u64, ..Default::default() };
+    let mut attr = ObjAttr {
+        path: path.as_ptr() as u64,
+        ..Default::default()
+    };
     call_fd(OBJ_GET, &mut attr)
 }
 
@@ -255,15 +278,22 @@ pub fn map_info(fd: BorrowedFd<'_>) -> io::Result<MapInfo> {
 
 /// Attaches a program to an interface (tcx; `target` is its index) or a cgroup (`target` is its fd).
 pub fn link_create(prog: BorrowedFd<'_>, target: u32, attach_type: u32) -> io::Result<OwnedFd> {
-    let mut attr =
-        LinkCreateAttr { prog_fd: raw(prog), target, attach_type, ..Default::default() };
+    let mut attr = LinkCreateAttr {
+        prog_fd: raw(prog),
+        target,
+        attach_type,
+        ..Default::default()
+    };
     call_fd(LINK_CREATE, &mut attr)
 }
 
 /// Replaces the program of a link, atomically.
 pub fn link_update(link: BorrowedFd<'_>, prog: BorrowedFd<'_>) -> io::Result<()> {
-    let mut attr =
-        LinkUpdateAttr { link_fd: raw(link), new_prog_fd: raw(prog), ..Default::default() };
+    let mut attr = LinkUpdateAttr {
+        link_fd: raw(link),
+        new_prog_fd: raw(prog),
+        ..Default::default()
+    };
     call(LINK_UPDATE, &mut attr).map(drop)
 }
 
@@ -286,13 +316,21 @@ pub fn test_run(
     ctx: &mut [u8],
     repeat: u32,
 ) -> io::Result<TestRun> {
-    let ctx_at = if ctx.is_empty() { 0 } else { ctx.as_mut_ptr() as u64 };
+    let ctx_at = if ctx.is_empty() {
+        0
+    } else {
+        ctx.as_mut_ptr() as u64
+    };
     let mut attr = TestRunAttr {
         prog_fd: raw(prog),
         data_size_in: input.len() as u32,
         data_size_out: output.len() as u32,
         data_in: input.as_ptr() as u64,
-        data_out: if output.is_empty() { 0 } else { output.as_mut_ptr() as u64 },
+        data_out: if output.is_empty() {
+            0
+        } else {
+            output.as_mut_ptr() as u64
+        },
         repeat,
         ctx_size_in: ctx.len() as u32,
         ctx_size_out: ctx.len() as u32,
@@ -301,5 +339,9 @@ pub fn test_run(
         ..Default::default()
     };
     call(PROG_TEST_RUN, &mut attr)?;
-    Ok(TestRun { retval: attr.retval, len: attr.data_size_out as usize, nanos: attr.duration })
+    Ok(TestRun {
+        retval: attr.retval,
+        len: attr.data_size_out as usize,
+        nanos: attr.duration,
+    })
 }

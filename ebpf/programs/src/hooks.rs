@@ -1,0 +1,302 @@
+//! The attachment points, one file each; here is what they share: ending a packet, and beginning a flow.
+
+use abi::conntrack::*;
+use abi::{Addr, Cfg, CtValue, Deliver, Event, Hook, Outcome, Port};
+
+use crate::packet::{self, Family, Packet, is_syn};
+use crate::{Kernel, Report, Verdict, conntrack, deliver, kernel, policy, snat};
+
+pub mod pod_in;
+pub mod pod_out;
+pub mod uplink_in;
+pub mod uplink_out;
+
+/// How a program goes on after its fast half.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next<A> {
+    /// The packet is decided.
+    Done(Verdict<A>),
+    /// Call the slow half.
+    Slow,
+    /// Call the program that answers with a RST or an ICMP error.
+    Reject,
+}
+
+/// A new flow, as far as its hook knows it.
+#[derive(Clone, Copy, Debug)]
+pub struct Begin<A> {
+    /// Destination and source after translation.
+    pub dst: A,
+    pub dst_port: Port,
+    pub src: A,
+    pub src_ep: u16,
+    pub dst_ep: u16,
+    pub deliver: Deliver,
+    pub out: u32,
+    pub iif: u32,
+    pub be_ix: u32,
+    pub flags: u16,
+    /// Ask policy (not for traffic with the node itself).
+    pub judged: bool,
+}
+
+/// Ends a packet that an entry or a rule lets through.
+#[inline(always)]
+pub fn pass<A: Family, K: Kernel<A>>(k: &mut K, hook: Hook, outcome: Outcome) -> Next<A> {
+    k.count(hook, outcome);
+    Next::Done(Verdict::Pass)
+}
+
+/// Ends a packet that is dropped before it could be parsed.
+#[inline(always)]
+pub fn refuse<A: Family, K: Kernel<A>>(k: &mut K, hook: Hook, outcome: Outcome) -> Next<A> {
+    k.count(hook, outcome);
+    Next::Done(Verdict::Drop)
+}
+
+/// Ends a packet that is dropped, and tells about it.
+#[inline(always)]
+pub fn drop<A: Family, K: Kernel<A>>(
+    k: &mut K,
+    hook: Hook,
+    outcome: Outcome,
+    packet: &Packet<A>,
+) -> Next<A> {
+    k.count(hook, outcome);
+    if let Some(cfg) = k.cfg()
+        && cfg.flags & abi::CFG_EVENTS_DROPS != 0
+    {
+        let (src_ep, dst_ep) = (ep_of(k, &packet.key.src), ep_of(k, &packet.key.dst));
+        let report = Report {
+            nat_dst: packet.key.dst,
+            nat_dst_port: packet.key.dst_port,
+            src_ep,
+            dst_ep,
+        };
+        k.event(hook, outcome, packet, &report);
+    }
+    match outcome {
+        Outcome::NoEndpoints | Outcome::NoSuchPort => Next::Reject,
+        _ => Next::Done(Verdict::Drop),
+    }
+}
+
+#[inline(always)]
+fn ep_of<A: Family, K: Kernel<A>>(k: &K, addr: &A) -> u16 {
+    k.local(addr).map_or(0, |local| local.ep_ix as u16)
+}
+
+/// Sends a packet on as an entry says.
+#[inline(always)]
+pub fn forward<A: Family, K: Kernel<A>>(
+    k: &mut K,
+    hook: Hook,
+    outcome: Outcome,
+    packet: &Packet<A>,
+    value: &CtValue<A>,
+) -> Next<A> {
+    match deliver::deliver(k, hook, packet, value) {
+        Ok(verdict) => {
+            k.count(hook, outcome);
+            Next::Done(verdict)
+        }
+        Err(outcome) => refuse(k, hook, outcome),
+    }
+}
+
+/// What the slow half of a hook decides; errors are drops, counted and told in one place.
+pub type Decision<A> = Result<Next<A>, Outcome>;
+
+/// The fast half of every hook.
+#[inline(always)]
+pub fn established<A: Family, K: Kernel<A>>(
+    k: &mut K,
+    hook: Hook,
+    packet: &Packet<A>,
+    iif: u32,
+) -> Next<A> {
+    match conntrack::fast(k, packet, iif) {
+        conntrack::Found::Go(value) => forward(k, hook, Outcome::Forwarded, packet, &value),
+        conntrack::Found::Look => Next::Slow,
+    }
+}
+
+/// The slow half's look at an entry; `None`: there is none to go by.
+#[inline(always)]
+pub fn known<A: Family, K: Kernel<A>>(
+    k: &mut K,
+    hook: Hook,
+    packet: &Packet<A>,
+    iif: u32,
+    cfg: &Cfg,
+) -> Result<Option<Next<A>>, Outcome> {
+    let room = k.scratch().ok_or(Outcome::Internal)?;
+    if !conntrack::slow(k, packet, iif, cfg, room)? {
+        return Ok(None);
+    }
+    Ok(Some(forward(
+        k,
+        hook,
+        Outcome::Forwarded,
+        packet,
+        &room.value,
+    )))
+}
+
+/// Judges a new flow, creates both entries (the reverse one first) and sends the packet on.
+#[inline(always)]
+pub fn begin<A: Family, K: Kernel<A>>(
+    k: &mut K,
+    hook: Hook,
+    packet: &Packet<A>,
+    begin: &Begin<A>,
+    cfg: &Cfg,
+) -> Decision<A> {
+    if begin.judged {
+        policy::judge(
+            k,
+            &policy::Question {
+                src: packet.key.src,
+                dst: begin.dst,
+                dst_port: begin.dst_port,
+                proto: packet.key.proto,
+                src_ep: begin.src_ep,
+                dst_ep: begin.dst_ep,
+            },
+        )?;
+    }
+    let picked_up = packet.key.proto == abi::PROTO_TCP && !is_syn(packet);
+    let room = k.scratch().ok_or(Outcome::Internal)?;
+    entry(k, packet, begin, cfg, picked_up, &mut room.value);
+    snat::claim(k, packet, room, cfg)?;
+    let value = &room.value;
+    if !own_entry(k, packet, value) {
+        return Err(Outcome::ConntrackFull);
+    }
+    let outcome = if picked_up {
+        Outcome::PickedUp
+    } else {
+        Outcome::NewFlow
+    };
+    if cfg.flags & abi::CFG_EVENTS_FLOWS != 0 {
+        let report = Report {
+            nat_dst: value.dst,
+            nat_dst_port: value.dst_port,
+            src_ep: value.src_ep,
+            dst_ep: value.dst_ep,
+        };
+        k.event(hook, outcome, packet, &report);
+    }
+    Ok(forward(k, hook, outcome, packet, value))
+}
+
+#[inline(always)]
+fn entry<A: Family, K: Kernel<A>>(
+    k: &K,
+    packet: &Packet<A>,
+    begin: &Begin<A>,
+    cfg: &Cfg,
+    picked_up: bool,
+    value: &mut CtValue<A>,
+) {
+    let mut flags = begin.flags;
+    if begin.src != packet.key.src
+        || begin.dst != packet.key.dst
+        || begin.dst_port != packet.key.dst_port
+    {
+        flags |= CT_REWRITE;
+    }
+    if picked_up {
+        flags |= CT_PICKUP;
+    }
+    *value = CtValue {
+        src: begin.src,
+        dst: begin.dst,
+        src_port: packet.key.src_port,
+        dst_port: begin.dst_port,
+        out: begin.out,
+        iif: begin.iif,
+        src_ep: begin.src_ep,
+        dst_ep: begin.dst_ep,
+        epochs: 0,
+        be_ix: begin.be_ix,
+        seen: kernel::seconds(k.jiffies(), cfg),
+        be_gen: if begin.be_ix == 0 {
+            0
+        } else {
+            k.live(begin.be_ix)
+        },
+        flags,
+        deliver: begin.deliver as u8,
+        state: conntrack::first_state(packet.key.proto, packet.flags),
+        reserved: [0; 4],
+    };
+    value.epochs = conntrack::epochs(k, value);
+}
+
+/// Writes the entry of the direction the packet came from.
+#[inline(always)]
+fn own_entry<A: Family, K: Kernel<A>>(k: &mut K, packet: &Packet<A>, value: &CtValue<A>) -> bool {
+    if let Some(entry) = k.ct_find(&packet.key) {
+        k.ct_reuse(entry, value);
+        return true;
+    }
+    if k.ct_create(&packet.key, value) {
+        return true;
+    }
+    // Another CPU was first with the same flow: it decided the same.
+    k.ct_find(&packet.key).is_some()
+}
+
+/// The event of a packet.
+#[inline(always)]
+pub fn describe<A: Addr>(
+    hook: Hook,
+    outcome: Outcome,
+    packet: &Packet<A>,
+    report: &Report<A>,
+) -> Event {
+    Event {
+        time: 0,
+        src: packet.key.src.to_v6(),
+        dst: packet.key.dst.to_v6(),
+        nat_dst: report.nat_dst.to_v6(),
+        src_port: packet.key.src_port,
+        dst_port: packet.key.dst_port,
+        nat_dst_port: report.nat_dst_port,
+        proto: packet.key.proto,
+        family: A::FAMILY,
+        hook: hook as u8,
+        outcome: outcome as u8,
+        src_ep: report.src_ep,
+        dst_ep: report.dst_ep,
+        l4_flags: packet.flags,
+        reserved: 0,
+        ifindex: 0,
+        len: 0,
+    }
+}
+
+/// An ICMP error about a flow we know passes like that flow's answers, if no address in it needs
+/// translation.
+#[inline(always)]
+pub fn related<A: Family, K: Kernel<A>>(
+    k: &mut K,
+    hook: Hook,
+    packet: &Packet<A>,
+    cfg: &Cfg,
+) -> Decision<A> {
+    // The quoted packet went the other way: its answers are looked up under the reversed tuple.
+    let key = packet::quoted(k, packet).ok_or(Outcome::Malformed)?;
+    let entry = k.ct_find(&key).ok_or(Outcome::NoFlow)?;
+    let mut value = k.ct_read(entry);
+    if value.flags & CT_REWRITE != 0 {
+        return Err(Outcome::RelatedNat);
+    }
+    let now = kernel::seconds(k.jiffies(), cfg);
+    if packet.key.dst != value.dst || conntrack::expired(key.proto, &value, now) {
+        return Err(Outcome::NoFlow);
+    }
+    value.flags = 0;
+    Ok(forward(k, hook, Outcome::Related, packet, &value))
+}

@@ -1,0 +1,231 @@
+//! Packets from other nodes and from the outside (ingress of an uplink). What is not for our pods or
+//! frontends is left to the host's stack untouched.
+
+use abi::conntrack::IIF_UPLINK;
+use abi::service::SCOPE_EXTERNAL;
+use abi::{
+    BeValue, CT_SERVICE, CT_SNAT, Cfg, Deliver, FeValue, Hook, NetKind, Outcome, PROTO_TCP,
+    PROTO_UDP,
+};
+
+use super::{Begin, Decision, Next};
+use crate::packet::{self, Family, Kind, Packet};
+use crate::service::Lookup;
+use crate::{Kernel, hash, service};
+
+const HOOK: Hook = Hook::UplinkIn;
+
+/// The next packet of an established flow, or one for the host itself.
+#[inline(always)]
+pub fn fast<A: Family, K: Kernel<A>>(k: &mut K) -> Next<A> {
+    let Ok(packet) = packet::parse::<A, K>(k) else {
+        return super::pass(k, HOOK, Outcome::NotOurs);
+    };
+    if packet.kind == Kind::Neighbour {
+        return super::pass(k, HOOK, Outcome::Neighbour);
+    }
+    let Some(cfg) = k.cfg() else {
+        return super::pass(k, HOOK, Outcome::NotOurs);
+    };
+    if packet.key.dst == A::node_ip(cfg) && !could_be_ours(&packet, cfg) {
+        return super::pass(k, HOOK, Outcome::NotOurs);
+    }
+    if packet.kind != Kind::Flow {
+        return Next::Slow;
+    }
+    super::established(k, HOOK, &packet, IIF_UPLINK)
+}
+
+/// Whether a packet to the node's own address could meet a frontend or a translated flow.
+#[inline(always)]
+fn could_be_ours<A: Family>(packet: &Packet<A>, cfg: &Cfg) -> bool {
+    if packet.kind != Kind::Flow {
+        return false;
+    }
+    let port = packet.key.dst_port.get();
+    cfg.flags & abi::CFG_HOST_PORTS != 0
+        || is_snat_port(port, cfg)
+        || (cfg.node_port_lo <= port && port <= cfg.node_port_hi && packet.key.proto != A::ICMP)
+}
+
+#[inline(always)]
+fn is_snat_port(port: u16, cfg: &Cfg) -> bool {
+    cfg.snat_lo <= port && port <= cfg.snat_hi
+}
+
+/// Everything else.
+#[inline(always)]
+pub fn slow<A: Family, K: Kernel<A>>(k: &mut K) -> Next<A> {
+    let Ok(packet) = packet::parse::<A, K>(k) else {
+        return super::pass(k, HOOK, Outcome::NotOurs);
+    };
+    match decide(k, &packet) {
+        Ok(next) => next,
+        Err(outcome) => super::drop(k, HOOK, outcome, &packet),
+    }
+}
+
+#[inline(always)]
+fn decide<A: Family, K: Kernel<A>>(k: &mut K, packet: &Packet<A>) -> Decision<A> {
+    let cfg = k.cfg().ok_or(Outcome::Internal)?;
+    if packet.kind == Kind::Flow
+        && let Some(next) = super::known(k, HOOK, packet, IIF_UPLINK, cfg)?
+    {
+        return Ok(next);
+    }
+    let local = k.local(&packet.key.dst);
+    let to_host = local.is_some_and(|local| local.ep_ix == 0);
+    if packet.kind == Kind::Error {
+        return match local {
+            Some(local) if local.ep_ix != 0 => super::related(k, HOOK, packet, cfg),
+            _ => Ok(super::pass(k, HOOK, Outcome::NotOurs)),
+        };
+    }
+    let begin = match (frontend(k, packet, to_host, cfg), local) {
+        (Lookup::Port(fe), _) => to_backend(k, packet, &fe, cfg)?,
+        (Lookup::NoSuchPort, local) if !to_host && local.is_none() => {
+            return Err(Outcome::NoSuchPort);
+        }
+        (_, Some(local)) if local.ep_ix != 0 => to_pod(k, packet, local.ep_ix)?,
+        (_, local) => {
+            not_ours(k, packet, local.is_some(), cfg)?;
+            return Ok(super::pass(k, HOOK, Outcome::NotOurs));
+        }
+    };
+    // Nobody outside has the address of one of our pods.
+    if k.local(&packet.key.src).is_some() {
+        return Err(Outcome::Spoofed);
+    }
+    super::begin(k, HOOK, packet, &begin, cfg)
+}
+
+#[inline(always)]
+fn frontend<A: Family, K: Kernel<A>>(
+    k: &K,
+    packet: &Packet<A>,
+    to_host: bool,
+    cfg: &Cfg,
+) -> Lookup {
+    let key = &packet.key;
+    if packet.key.proto == A::ICMP {
+        return Lookup::None;
+    }
+    let exact = service::frontend(k, key.dst, key.dst_port, key.proto, SCOPE_EXTERNAL);
+    if matches!(exact, Lookup::Port(_) | Lookup::Socket) || !to_host {
+        return exact;
+    }
+    let port = key.dst_port.get();
+    if (cfg.node_port_lo <= port && port <= cfg.node_port_hi)
+        || cfg.flags & abi::CFG_HOST_PORTS != 0
+    {
+        return service::node_port(k, key.dst_port, key.proto, SCOPE_EXTERNAL)
+            .map_or(exact, Lookup::Port);
+    }
+    exact
+}
+
+/// To one of our pods, directly.
+#[inline(always)]
+fn to_pod<A: Family, K: Kernel<A>>(
+    k: &K,
+    packet: &Packet<A>,
+    ep_ix: u32,
+) -> Result<Begin<A>, Outcome> {
+    let ep = k.endpoint(ep_ix).ok_or(Outcome::NoSuchPod)?;
+    let mut begin = base(packet, packet.key.dst, packet.key.dst_port);
+    begin.dst_ep = ep_ix as u16;
+    begin.deliver = Deliver::Pod;
+    begin.out = ep.ifindex;
+    Ok(begin)
+}
+
+/// Whether the host's stack may have a packet that is neither a pod's nor a frontend's.
+#[inline(always)]
+fn not_ours<A: Family, K: Kernel<A>>(
+    k: &K,
+    packet: &Packet<A>,
+    to_host: bool,
+    cfg: &Cfg,
+) -> Result<(), Outcome> {
+    if to_host {
+        // A TCP packet in the SNAT range that no socket takes belonged to a flow we forgot; the host
+        // must not reset it.
+        let forgotten = packet.key.proto == PROTO_TCP
+            && is_snat_port(packet.key.dst_port.get(), cfg)
+            && !packet::is_syn(packet)
+            && !k.host_socket(packet);
+        return if forgotten {
+            Err(Outcome::NoFlow)
+        } else {
+            Ok(())
+        };
+    }
+    let (kind, node) = k
+        .net(&packet.key.dst)
+        .map_or((0, 0), |net| (net.kind, net.node as u32));
+    if kind == NetKind::Services as u8 {
+        Err(Outcome::NoSuchService)
+    } else if kind == NetKind::Pods as u8 && node == cfg.node_ix {
+        Err(Outcome::NoSuchPod)
+    } else {
+        Ok(())
+    }
+}
+
+/// Where a packet to a frontend goes: a backend on this node with its source kept, one elsewhere by SNAT.
+#[inline(always)]
+fn to_backend<A: Family, K: Kernel<A>>(
+    k: &K,
+    packet: &Packet<A>,
+    fe: &FeValue,
+    cfg: &Cfg,
+) -> Result<Begin<A>, Outcome> {
+    let chosen: BeValue<A> = service::choose(k, fe, hash::flow(&packet.key, cfg.secret))?;
+    let mut begin = base(packet, chosen.addr, chosen.port);
+    begin.be_ix = chosen.be_ix;
+    begin.flags |= CT_SERVICE;
+    match k.local(&chosen.addr) {
+        Some(local) if local.ep_ix != 0 => {
+            let ep = k.endpoint(local.ep_ix).ok_or(Outcome::NoSuchPod)?;
+            begin.dst_ep = local.ep_ix as u16;
+            begin.deliver = Deliver::Pod;
+            begin.out = ep.ifindex;
+        }
+        Some(_) => {
+            begin.deliver = Deliver::Host;
+            begin.judged = false;
+        }
+        None => {
+            if packet.key.proto != PROTO_TCP && packet.key.proto != PROTO_UDP {
+                return Err(Outcome::SnatProtocol);
+            }
+            begin.src = A::node_ip(cfg);
+            begin.flags |= CT_SNAT;
+            if chosen.node != 0 {
+                begin.deliver = Deliver::Node;
+                begin.out = chosen.node as u32;
+            } else {
+                begin.deliver = Deliver::World;
+                begin.out = cfg.uplink;
+            }
+        }
+    }
+    Ok(begin)
+}
+
+#[inline(always)]
+fn base<A: Family>(packet: &Packet<A>, dst: A, dst_port: abi::Port) -> Begin<A> {
+    Begin {
+        dst,
+        dst_port,
+        src: packet.key.src,
+        src_ep: 0,
+        dst_ep: 0,
+        deliver: Deliver::World,
+        out: 0,
+        iif: IIF_UPLINK,
+        be_ix: 0,
+        flags: 0,
+        judged: true,
+    }
+}

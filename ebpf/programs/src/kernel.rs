@@ -1,0 +1,130 @@
+//! What packet logic needs of its surroundings: bytes of one packet, maps, time. Implemented by the
+//! socket buffer of the kernel (`bpf/skb.rs`) and by a machine in memory (`fake.rs`). No policy here.
+
+use abi::conntrack::{CtKey, CtValue};
+use abi::{
+    Addr, BeKey, BeValue, Cfg, Endpoint, FeKey, FeValue, Hook, LocalAddr, Mac, NetValue, Node,
+    Outcome, PolKey, PolValue, PolxKey, Service,
+};
+use bytemuck::Pod;
+
+use crate::packet::Packet;
+
+/// What becomes of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict<A> {
+    /// On to where the kernel would take it (up the stack, out of the device).
+    Pass,
+    Drop,
+    /// Into the network namespace of the peer of this veth.
+    Peer(u32),
+    /// Out of an interface, to the neighbour `next_hop` or, if unspecified, the route's.
+    Neighbour {
+        ifindex: u32,
+        next_hop: A,
+    },
+}
+
+/// What an event tells beyond the packet itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Report<A> {
+    pub nat_dst: A,
+    pub nat_dst_port: abi::Port,
+    pub src_ep: u16,
+    pub dst_ep: u16,
+}
+
+/// Room for what does not fit the 512 bytes of a BPF stack: the two entries of a new flow.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Scratch<A: Addr> {
+    /// Entry of the direction the packet came from.
+    pub value: CtValue<A>,
+    /// Key and entry of the other direction.
+    pub back_key: CtKey<A>,
+    pub back: CtValue<A>,
+}
+
+/// The machine, as seen by the program handling one packet of family `A`.
+pub trait Kernel<A: Addr> {
+    /// A conntrack entry that was found.
+    type Entry: Copy;
+
+    // --- the packet ---
+
+    /// Interface the program runs on.
+    fn ifindex(&self) -> u32;
+    /// Interface the packet came in by; 0 if it was made on this machine.
+    fn ingress_ifindex(&self) -> u32;
+    fn mark(&self) -> u32;
+    fn set_mark(&mut self, mark: u32);
+    /// Bytes of the packet, with its Ethernet header.
+    fn len(&self) -> u32;
+    /// Reads at a constant offset; `None` beyond the end.
+    fn load<T: Pod>(&self, offset: u32) -> Option<T>;
+    /// Reads at an offset taken from the packet.
+    fn load_at<T: Pod>(&self, offset: u32) -> Option<T>;
+    #[must_use]
+    fn store<T: Pod>(&mut self, offset: u32, value: &T) -> bool;
+    /// Changes the length of the packet (cut or zero-filled at its end).
+    #[must_use]
+    fn resize(&mut self, len: u32) -> bool;
+    /// `bpf_l3_csum_replace`.
+    #[must_use]
+    fn l3_csum(&mut self, offset: u32, from: u32, to: u32, size: u32) -> bool;
+    /// `bpf_l4_csum_replace`.
+    #[must_use]
+    fn l4_csum(&mut self, offset: u32, from: u64, to: u64, flags: u64) -> bool;
+    /// Whether a socket of the node's own namespace takes this TCP packet.
+    fn host_socket(&self, packet: &Packet<A>) -> bool;
+
+    // --- time ---
+
+    fn jiffies(&self) -> u64;
+
+    /// Room of this CPU, in use by one program at a time.
+    fn scratch(&mut self) -> Option<&'static mut Scratch<A>>;
+
+    // --- maps; values are copied out at once ---
+
+    fn cfg(&self) -> Option<&'static Cfg>;
+    fn local(&self, addr: &A) -> Option<LocalAddr>;
+    fn endpoint(&self, ep_ix: u32) -> Option<Endpoint>;
+    fn mac(&self, ep_ix: u32) -> Option<Mac>;
+    fn epoch(&self, ep_ix: u32) -> u32;
+    fn frontend(&self, key: &FeKey<A>) -> Option<FeValue>;
+    fn service(&self, svc_id: u32) -> Option<Service>;
+    fn backend(&self, key: &BeKey) -> Option<BeValue<A>>;
+    fn live(&self, be_ix: u32) -> u32;
+    fn net(&self, addr: &A) -> Option<NetValue>;
+    fn peer(&self, addr: &A) -> Option<u32>;
+    fn policy(&self, key: &PolKey) -> Option<PolValue>;
+    fn policy_overflow(&self, key: &PolxKey) -> bool;
+    fn node(&self, node: u32) -> Option<Node>;
+
+    fn ct_find(&self, key: &CtKey<A>) -> Option<Self::Entry>;
+    fn ct_read(&self, entry: Self::Entry) -> CtValue<A>;
+    /// Notes a packet: `seen`, `flags` and `state` of an entry, in place.
+    fn ct_note(&mut self, entry: Self::Entry, seen: u32, flags: u16, state: u8);
+    /// Notes that an entry was judged again.
+    fn ct_judged(&mut self, entry: Self::Entry, epochs: u32);
+    /// Replaces an entry that is no longer used, in place.
+    fn ct_reuse(&mut self, entry: Self::Entry, value: &CtValue<A>);
+    /// Creates an entry; false if there is one or the map is full.
+    #[must_use]
+    fn ct_create(&mut self, key: &CtKey<A>, value: &CtValue<A>) -> bool;
+    fn ct_delete(&mut self, key: &CtKey<A>);
+
+    // --- telling ---
+
+    /// Counts the packet under its outcome.
+    fn count(&mut self, hook: Hook, outcome: Outcome);
+    /// Tells a reader about a flow or a drop.
+    fn event(&mut self, hook: Hook, outcome: Outcome, packet: &Packet<A>, report: &Report<A>);
+}
+
+/// Seconds since boot, as conntrack counts them.
+#[inline(always)]
+pub fn seconds(jiffies: u64, cfg: &Cfg) -> u32 {
+    ((jiffies.wrapping_mul(cfg.tick_mult as u64)) >> 32) as u32
+}

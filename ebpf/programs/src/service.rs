@@ -1,0 +1,110 @@
+//! Services: frontend → service port → backend, by hash. One definition for pods, uplinks and sockets.
+
+use abi::service::*;
+use abi::{BeKey, BeValue, FeKey, FeValue, List, Outcome, Port};
+
+use crate::packet::Family;
+use crate::{Kernel, hash};
+
+/// What a frontend says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lookup {
+    /// No service has this address and port.
+    None,
+    /// Served by a local socket.
+    Socket,
+    /// A service port.
+    Port(FeValue),
+    /// The VIP lives, this port does not.
+    NoSuchPort,
+}
+
+/// Looks a destination up; `node_address` also tries the frontends without an address (NodePort).
+#[inline(always)]
+pub fn frontend<A: Family, K: Kernel<A>>(
+    k: &K,
+    addr: A,
+    port: Port,
+    proto: u8,
+    scope: u8,
+) -> Lookup {
+    let mut key = FeKey {
+        addr,
+        port,
+        proto,
+        scope,
+    };
+    if let Some(fe) = k.frontend(&key) {
+        return if fe.flags & FE_SOCKET != 0 {
+            Lookup::Socket
+        } else {
+            Lookup::Port(fe)
+        };
+    }
+    key.port = Port(0);
+    key.proto = 0;
+    if k.frontend(&key).is_some() {
+        Lookup::NoSuchPort
+    } else {
+        Lookup::None
+    }
+}
+
+/// Looks a NodePort (or hostPort) up.
+#[inline(always)]
+pub fn node_port<A: Family, K: Kernel<A>>(
+    k: &K,
+    port: Port,
+    proto: u8,
+    scope: u8,
+) -> Option<FeValue> {
+    k.frontend(&FeKey {
+        addr: A::UNSPECIFIED,
+        port,
+        proto,
+        scope,
+    })
+}
+
+/// Chooses a backend of the service port, by hash.
+#[inline(always)]
+pub fn choose<A: Family, K: Kernel<A>>(
+    k: &K,
+    fe: &FeValue,
+    hash: u32,
+) -> Result<BeValue<A>, Outcome> {
+    let list = list_of(k, fe)?;
+    if let Some(backend) = slot(k, list, hash) {
+        return Ok(backend);
+    }
+    // The list shrank between the two reads: its header tells the new length.
+    let list = list_of(k, fe)?;
+    slot(k, list, hash).ok_or(Outcome::MissingSlot)
+}
+
+#[inline(always)]
+fn list_of<A: Family, K: Kernel<A>>(k: &K, fe: &FeValue) -> Result<List, Outcome> {
+    let service = k.service(fe.svc_id).ok_or(Outcome::NoEndpoints)?;
+    if fe.flags & FE_LOCAL != 0 {
+        // Without any endpoint in the cluster it is refused, without one here it is dropped.
+        return match (service.local.n, service.cluster.n) {
+            (0, 0) => Err(Outcome::NoEndpoints),
+            (0, _) => Err(Outcome::NoLocalEndpoints),
+            _ => Ok(service.local),
+        };
+    }
+    if service.cluster.n == 0 {
+        Err(Outcome::NoEndpoints)
+    } else {
+        Ok(service.cluster)
+    }
+}
+
+#[inline(always)]
+fn slot<A: Family, K: Kernel<A>>(k: &K, list: List, hash: u32) -> Option<BeValue<A>> {
+    let key = BeKey {
+        list: list.list,
+        slot: hash::scale(hash, list.n),
+    };
+    k.backend(&key).filter(|backend| backend.list == list.list)
+}

@@ -1,0 +1,104 @@
+//! Socket load balancing for the host's own processes: destinations are translated when a socket
+//! connects or sends, so that no packet of the host ever carries a VIP. Answers of unconnected sockets
+//! and `getpeername` are translated back by an LRU keyed by socket and backend.
+
+use abi::service::SCOPE_INTERNAL;
+use abi::{BeValue, Cfg, Outcome, Port, SockKey, SockValue};
+
+use crate::packet::Family;
+use crate::service::Lookup;
+use crate::{Kernel, hash, service};
+
+/// A socket call about to go to an address.
+#[derive(Clone, Copy, Debug)]
+pub struct Call<A> {
+    pub addr: A,
+    pub port: Port,
+    pub proto: u8,
+    /// Cookie of the socket.
+    pub cookie: u64,
+}
+
+/// The maps only sockets use, beyond [`Kernel`].
+pub trait Sockets<A: Family>: Kernel<A> {
+    fn remember(&mut self, key: &SockKey<A>, value: &SockValue<A>);
+    fn recall(&self, key: &SockKey<A>) -> Option<SockValue<A>>;
+    /// A number that differs between calls, for connections.
+    fn random(&self) -> u32;
+}
+
+/// Where the call shall go instead; `None`: where it says. An error refuses the call.
+#[inline(always)]
+pub fn translate<A: Family, K: Sockets<A>>(
+    k: &mut K,
+    call: &Call<A>,
+    connected: bool,
+) -> Result<Option<(A, Port)>, Outcome> {
+    let Some(cfg) = k.cfg() else { return Ok(None) };
+    let fe = match service::frontend(k, call.addr, call.port, call.proto, SCOPE_INTERNAL) {
+        Lookup::Port(fe) => fe,
+        Lookup::Socket => return Ok(None),
+        Lookup::NoSuchPort | Lookup::None => match own_node_port(k, call, cfg) {
+            Some(fe) => fe,
+            None => return Ok(None),
+        },
+    };
+    // A connection may go anywhere; datagrams of one socket stay with one backend.
+    let hash = if connected {
+        k.random()
+    } else {
+        hash::word(call.cookie, cfg.secret)
+    };
+    let backend: BeValue<A> = service::choose(k, &fe, hash)?;
+    let key = key(call.cookie, backend.addr, backend.port);
+    let value = SockValue {
+        addr: call.addr,
+        port: call.port,
+        reserved: 0,
+        svc_id: fe.svc_id,
+        be_ix: backend.be_ix,
+    };
+    k.remember(&key, &value);
+    Ok(Some((backend.addr, backend.port)))
+}
+
+/// The address a program meant by the peer a socket has.
+#[inline(always)]
+pub fn translate_back<A: Family, K: Sockets<A>>(
+    k: &K,
+    cookie: u64,
+    addr: A,
+    port: Port,
+) -> Option<(A, Port)> {
+    k.recall(&key(cookie, addr, port))
+        .map(|value| (value.addr, value.port))
+}
+
+#[inline(always)]
+fn own_node_port<A: Family, K: Kernel<A>>(
+    k: &K,
+    call: &Call<A>,
+    cfg: &Cfg,
+) -> Option<abi::FeValue> {
+    let port = call.port.get();
+    let in_range = cfg.node_port_lo <= port && port <= cfg.node_port_hi;
+    if !in_range && cfg.flags & abi::CFG_HOST_PORTS == 0 {
+        return None;
+    }
+    let own = call.addr.is_loopback() || k.local(&call.addr).is_some_and(|at| at.ep_ix == 0);
+    if own {
+        service::node_port(k, call.port, call.proto, SCOPE_INTERNAL)
+    } else {
+        None
+    }
+}
+
+#[inline(always)]
+fn key<A: Family>(cookie: u64, addr: A, port: Port) -> SockKey<A> {
+    SockKey {
+        cookie: [cookie as u32, (cookie >> 32) as u32],
+        addr,
+        port,
+        reserved: 0,
+    }
+}
