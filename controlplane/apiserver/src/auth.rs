@@ -5,6 +5,7 @@
 //! attributes (impersonation and create-by-update ask again), [`Auth::admit`] from every write
 //! attempt, and [`Auth::review`] for resources that are only created (reviews, tokens).
 
+mod lenient;
 mod rule;
 
 mod bootstrap_token;
@@ -312,7 +313,7 @@ impl Auth {
         if let Some(node) = user.node_name() {
             let body: serde_json::Value =
                 serde_json::from_slice(body).map_err(|e| Status::bad_request(e.to_string()))?;
-            let bound = serde_json::from_value(body["spec"]["boundObjectRef"].clone()).ok();
+            let bound = lenient::from_value(body["spec"]["boundObjectRef"].clone()).ok();
             restriction::check_token(&self.inner.cache, node, asked, bound.as_ref())?;
         }
         let tokens = self.inner.tokens.as_ref();

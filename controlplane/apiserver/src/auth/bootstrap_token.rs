@@ -10,6 +10,7 @@ use serde::Deserialize;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use super::lenient;
 use crate::cache::{Cache, Object};
 use crate::catalog::ResourceId;
 use crate::identity::UserInfo;
@@ -55,7 +56,7 @@ fn check(object: &Object, id: &str, secret: &str, now: i64) -> Option<UserInfo> 
 }
 
 fn user(bytes: &[u8], id: &str, secret: &str, now: i64) -> Option<UserInfo> {
-    let object: Secret = serde_json::from_slice(bytes).ok()?;
+    let object: Secret = lenient::from_slice(bytes).ok()?;
     if object.kind != SECRET_TYPE {
         return None;
     }

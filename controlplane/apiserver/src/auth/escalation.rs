@@ -8,6 +8,7 @@ use api::Status;
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::lenient;
 use super::rbac::{RbacIndex, RoleRef};
 use super::rule::{PolicyRule, describe, uncovered};
 use crate::attributes::Attributes;
@@ -35,7 +36,7 @@ pub fn check(
     if user.in_group(GROUP_MASTERS) || only_collected(new, old) {
         return Ok(());
     }
-    let object: RoleObject = serde_json::from_slice(new).unwrap_or_default();
+    let object: RoleObject = lenient::from_slice(new).unwrap_or_default();
     let forbidden = |why: String| {
         Err(Status::forbidden(
             GROUP,
@@ -89,7 +90,7 @@ pub fn check(
     }
     let aggregates = |rule: &Option<Value>| rule.as_ref().is_some_and(|rule| !rule.is_null());
     let before: RoleObject = old
-        .and_then(|old| serde_json::from_slice(old).ok())
+        .and_then(|old| lenient::from_slice(old).ok())
         .unwrap_or_default();
     if (aggregates(&object.aggregation_rule) || aggregates(&before.aggregation_rule))
         && !uncovered(&own, &PolicyRule::full_authority()).is_empty()

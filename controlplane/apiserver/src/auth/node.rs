@@ -8,6 +8,7 @@ use std::collections::HashMap;
 
 use serde::Deserialize;
 
+use super::lenient;
 use super::rule::{PolicyRule, any_allows};
 use crate::attributes::Attributes;
 use crate::cache::{Change, Object};
@@ -349,7 +350,7 @@ struct Source {
 fn references(pod: &Object) -> Vec<Reference> {
     let spec: PodSpec = pod
         .field("spec")
-        .and_then(|spec| serde_json::from_str(spec).ok())
+        .and_then(|spec| lenient::from_slice(spec.as_bytes()).ok())
         .unwrap_or_default();
     let mut found = vec![(Vertex::Pod, pod.name().to_owned())];
     found.push((Vertex::ServiceAccount, spec.service_account_name));

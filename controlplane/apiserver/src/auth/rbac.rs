@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 
+use super::lenient;
 use super::rule::PolicyRule;
 use crate::attributes::Attributes;
 use crate::cache::Change;
@@ -103,7 +104,7 @@ impl RbacIndex {
         match bytes {
             Some(bytes) => {
                 // Stored objects are valid; one that is not grants nothing.
-                let role: RoleObject = serde_json::from_slice(bytes).unwrap_or_default();
+                let role: RoleObject = lenient::from_slice(bytes).unwrap_or_default();
                 roles.insert(name.to_owned(), Arc::new(role.rules.unwrap_or_default()));
             }
             None => {
@@ -125,7 +126,7 @@ impl RbacIndex {
             }
         }
         let Some(bytes) = bytes else { return };
-        let object: BindingObject = serde_json::from_slice(bytes).unwrap_or_default();
+        let object: BindingObject = lenient::from_slice(bytes).unwrap_or_default();
         let role = Arc::new(object.role_ref);
         let binding: Arc<str> = name.into();
         let mut keys = Vec::new();

@@ -7,8 +7,10 @@ use std::collections::BTreeMap;
 
 use api::Status;
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
+use super::lenient;
 use super::rule::PolicyRule;
 use crate::attributes::Attributes;
 use crate::identity::UserInfo;
@@ -185,11 +187,11 @@ pub fn token(
     finish(object, status)
 }
 
-fn parse<T: for<'a> Deserialize<'a> + Default>(body: &[u8]) -> Result<(Object, T), Status> {
+fn parse<T: DeserializeOwned + Default>(body: &[u8]) -> Result<(Object, T), Status> {
     let malformed = |e: serde_json::Error| Status::bad_request(e.to_string());
     let object: Object = serde_json::from_slice(body).map_err(malformed)?;
     let spec = match object.get("spec") {
-        Some(spec) if !spec.is_null() => serde_json::from_value(spec.clone()).map_err(malformed)?,
+        Some(spec) if !spec.is_null() => lenient::from_value(spec.clone()).map_err(malformed)?,
         _ => T::default(),
     };
     Ok((object, spec))

@@ -10,6 +10,7 @@ use api::{FieldError, Status};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::lenient;
 use super::jwt::{Claims, Kubernetes, Ref, TokenKey};
 use super::x509::CREDENTIAL_ID;
 use crate::attributes::Attributes;
@@ -172,7 +173,7 @@ impl Accounts {
             .get("spec")
             .cloned()
             .unwrap_or_else(|| Value::Object(Map::new()));
-        let mut spec: TokenRequestSpec = serde_json::from_value(spec).map_err(malformed)?;
+        let mut spec: TokenRequestSpec = lenient::from_value(spec).map_err(malformed)?;
         let (namespace, name) = (asked.namespace.as_str(), asked.name.as_str());
         let account = self
             .cache
