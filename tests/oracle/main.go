@@ -4,7 +4,10 @@
 //
 //	cd tests/oracle && go run . facts > ../../controlplane/api/facts/facts.json
 //
-// The file holds names, numbers, flags and policy, no documentation. Its "sha256" is the hash of the
+// "oracle serve" answers questions, one JSON object per line, by running upstream's decoding, defaulting,
+// strategies and validation; see package ask.
+//
+// The fact file holds names, numbers, flags and policy, no documentation. Its "sha256" is the hash of the
 // file with that field empty.
 package main
 
@@ -16,12 +19,20 @@ import (
 	"fmt"
 	"os"
 
+	"windlass/oracle/ask"
 	"windlass/oracle/facts"
 )
 
 func main() {
+	if len(os.Args) == 2 && os.Args[1] == "serve" {
+		if err := ask.Serve(os.Stdin, os.Stdout); err != nil {
+			fmt.Fprintln(os.Stderr, "oracle:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	if len(os.Args) != 2 || os.Args[1] != "facts" {
-		fmt.Fprintln(os.Stderr, "usage: oracle facts > facts.json")
+		fmt.Fprintln(os.Stderr, "usage: oracle facts > facts.json | oracle serve < questions > answers")
 		os.Exit(2)
 	}
 	all, err := facts.Collect()

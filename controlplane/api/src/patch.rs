@@ -9,7 +9,7 @@ use thiserror::Error;
 
 use crate::codec::{self, DecodeError, FieldValidation, Format};
 use crate::doc::{Doc, Value};
-use crate::status::Status;
+use crate::status::{Cause, Status};
 
 pub mod json;
 pub mod merge;
@@ -81,8 +81,13 @@ impl PatchError {
             PatchError::Unprocessable(text) => Status::new(
                 422,
                 "Invalid",
-                format!("the server rejected our request due to an error in our request: {text}"),
-            ),
+                "the server rejected our request due to an error in our request",
+            )
+            .with_cause(Cause {
+                reason: "UnexpectedServerResponse".to_owned(),
+                message: text.clone(),
+                field: String::new(),
+            }),
             PatchError::Decode(error) => error.to_status(group, version, kind),
             PatchError::TooLarge(text) => Status::too_large(text),
             PatchError::Unsupported => Status::unsupported_media_type(&PatchKind::MEDIA_TYPES[..3]),

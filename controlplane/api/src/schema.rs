@@ -154,6 +154,8 @@ pub struct Field {
     pub omit: Omit,
     /// Its fields belong to the outer struct in JSON (but not in protobuf).
     pub inline: bool,
+    /// The Go name of the inlined struct it comes from, or "".
+    pub via: &'static str,
     /// The protobuf field number; 0 if it has none.
     pub proto: u32,
     /// How strategic patches merge it.
@@ -253,7 +255,7 @@ pub(crate) fn link(raw: Vec<RawStruct>) -> Vec<Struct> {
         .enumerate()
         .map(|(i, s)| {
             let mut fields = Vec::with_capacity(declared[i].len());
-            expand(&declared, &declared[i], &mut fields);
+            expand(&raw, &declared, i, "", &mut fields);
             let mut by_name: Vec<u16> = (0..fields.len() as u16).collect();
             by_name.sort_by_key(|&f| fields[usize::from(f)].name);
             Struct {
@@ -281,6 +283,7 @@ fn field(raw: &RawField) -> Field {
             (false, false) => Omit::Never,
         },
         inline: has('i'),
+        via: "",
         proto: raw.proto,
         patch: PatchStrategy {
             merge: has('m'),
@@ -301,11 +304,20 @@ fn field(raw: &RawField) -> Field {
     }
 }
 
-fn expand(all: &[Vec<Field>], from: &[Field], into: &mut Vec<Field>) {
-    for f in from {
+fn expand(
+    raw: &[RawStruct],
+    all: &[Vec<Field>],
+    at: usize,
+    via: &'static str,
+    into: &mut Vec<Field>,
+) {
+    for f in &all[at] {
         match (&f.ty, f.inline) {
-            (Type::Struct(id), true) => expand(all, &all[usize::from(id.0)], into),
-            _ => into.push(f.clone()),
+            (Type::Struct(id), true) => {
+                let inner = usize::from(id.0);
+                expand(raw, all, inner, raw[inner].name, into);
+            }
+            _ => into.push(Field { via, ..f.clone() }),
         }
     }
 }

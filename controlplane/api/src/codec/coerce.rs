@@ -66,7 +66,7 @@ pub(super) fn fit<'a>(
 
 enum Segment<'a> {
     /// A field, with the name of its struct in Go.
-    Field(&'a str, &'static str),
+    Field(&'static Field, &'static str),
     Key(&'a str),
     Index(usize),
 }
@@ -169,7 +169,7 @@ impl<'a> Fitter<'a> {
             if value.is_null() {
                 return false;
             }
-            self.path.push(Segment::Field(field.name, shape.name));
+            self.path.push(Segment::Field(field, shape.name));
             if let Err(error) = self.value(value, &field.ty, field.go_type) {
                 failed = Some(error);
             }
@@ -183,11 +183,15 @@ impl<'a> Fitter<'a> {
         let mut path = String::new();
         for segment in &self.path {
             match segment {
-                Segment::Field(name, _) | Segment::Key(name) => {
+                Segment::Field(..) | Segment::Key(_) => {
                     if !path.is_empty() {
                         path.push('.');
                     }
-                    path.push_str(name);
+                    path.push_str(match segment {
+                        Segment::Field(field, _) => field.name,
+                        Segment::Key(key) => key,
+                        Segment::Index(_) => "",
+                    });
                 }
                 Segment::Index(i) => {
                     let _ = write!(path, "[{i}]");
@@ -228,10 +232,8 @@ impl<'a> Fitter<'a> {
     /// The error of Go's decoder for a value of the wrong type.
     fn mismatch(&self, value: &Value<'_>, ty: &Type, go_type: &'static str) -> DecodeError {
         let mut what = json_kind(value).to_owned();
-        if matches!(
-            (ty, value),
-            (Type::Int32 | Type::Int64, Value::Int(_) | Value::Float(_))
-        ) {
+        let integer = matches!(ty, Type::Int32 | Type::Int64 | Type::IntOrString);
+        if integer && matches!(value, Value::Int(_) | Value::Float(_)) {
             let mut number = Vec::new();
             canonical::write_value(value, &mut number);
             let _ = write!(what, " {}", String::from_utf8_lossy(&number));
@@ -241,20 +243,27 @@ impl<'a> Fitter<'a> {
         } else {
             go_type.to_owned()
         };
-        let fields: Vec<(&str, &str)> = self
+        let fields: Vec<(&Field, &str)> = self
             .path
             .iter()
             .filter_map(|segment| match segment {
-                Segment::Field(name, of) => Some((*name, *of)),
+                Segment::Field(field, of) => Some((*field, *of)),
                 Segment::Key(_) | Segment::Index(_) => None,
             })
             .collect();
         // Types that decode themselves do not know where they are.
-        let alone = matches!(ty, Type::IntOrString | Type::Time | Type::MicroTime);
+        let alone = matches!(ty, Type::Time | Type::MicroTime);
         DecodeError::Value(match fields.last() {
             Some((_, of)) if !alone => {
-                let path: Vec<&str> = fields.iter().map(|(name, _)| *name).collect();
-                let path = path.join(".");
+                let mut path = String::new();
+                for (field, _) in &fields {
+                    for name in [field.via, field.name].iter().filter(|n| !n.is_empty()) {
+                        if !path.is_empty() {
+                            path.push('.');
+                        }
+                        path.push_str(name);
+                    }
+                }
                 format!(
                     "json: cannot unmarshal {what} into Go struct field {of}.{path} of type {target}"
                 )
@@ -291,11 +300,9 @@ fn is_dropped(field: &Field, value: &Value<'_>) -> bool {
 /// The name of a type in Go.
 fn go_name(ty: &Type) -> String {
     match ty {
-        Type::String | Type::IntOrString | Type::Time | Type::MicroTime | Type::Duration => {
-            "string".to_owned()
-        }
+        Type::String | Type::Time | Type::MicroTime | Type::Duration => "string".to_owned(),
         Type::Bool => "bool".to_owned(),
-        Type::Int32 => "int32".to_owned(),
+        Type::Int32 | Type::IntOrString => "int32".to_owned(),
         Type::Int64 => "int64".to_owned(),
         Type::Float => "float64".to_owned(),
         Type::Bytes => "[]uint8".to_owned(),

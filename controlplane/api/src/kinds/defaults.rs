@@ -5,7 +5,8 @@
 
 use bumpalo::Bump;
 
-use super::{pod, service};
+use super::{pod, service, workload};
+use crate::codec::{self, Format};
 use crate::default::Literal::{Bool, Empty, Int, Str};
 use crate::default::{Rules, set_absent};
 use crate::doc::{List, Object, Value};
@@ -74,6 +75,8 @@ pub(crate) static TABLE: &[Rules] = rules! {
     ];
     "core.v1.PersistentVolumeStatus" => ["phase": Str("Pending")];
     "core.v1.PersistentVolumeClaimSpec" => ["volumeMode": Str("Filesystem")];
+    "core.v1.PersistentVolumeClaimStatus" => ["phase": Str("Pending")];
+    "core.v1.LimitRangeItem" => [], default_limit_range_item;
     "core.v1.ReplicationController" => [], default_replication_controller;
     "apps.v1.DeploymentSpec" => [
         "replicas": Int(1),
@@ -81,6 +84,7 @@ pub(crate) static TABLE: &[Rules] = rules! {
         "progressDeadlineSeconds": Int(600)
     ], default_deployment_spec;
     "apps.v1.ReplicaSetSpec" => ["replicas": Int(1)];
+    "apps.v1.DaemonSet" => [], workload::default_daemon_set;
     "apps.v1.DaemonSetSpec" => ["revisionHistoryLimit": Int(10)], default_daemon_set_spec;
     "apps.v1.StatefulSetSpec" => [
         "podManagementPolicy": Str("OrderedReady"),
@@ -106,7 +110,7 @@ pub(crate) static TABLE: &[Rules] = rules! {
     "rbac.v1.Subject" => [], default_subject;
     "discovery.v1.EndpointPort" => ["name": Str(""), "protocol": Str("TCP")];
     "autoscaling.v1.HorizontalPodAutoscalerSpec" => ["minReplicas": Int(1)];
-    "autoscaling.v2.HorizontalPodAutoscalerSpec" => ["minReplicas": Int(1)];
+    "autoscaling.v2.HorizontalPodAutoscalerSpec" => ["minReplicas": Int(1)], default_metrics;
     "storage.v1.StorageClass" => [
         "reclaimPolicy": Str("Delete"),
         "volumeBindingMode": Str("Immediate")
@@ -116,7 +120,9 @@ pub(crate) static TABLE: &[Rules] = rules! {
         "podInfoOnMount": Bool(false),
         "storageCapacity": Bool(false),
         "fsGroupPolicy": Str("ReadWriteOnceWithFSType"),
-        "requiresRepublish": Bool(false)
+        "requiresRepublish": Bool(false),
+        "seLinuxMount": Bool(false),
+        "preventPodSchedulingIfMissing": Bool(false)
     ], default_csi_driver_spec;
     "admissionregistration.v1.ValidatingWebhook" => [
         "failurePolicy": Str("Fail"),
@@ -234,6 +240,17 @@ fn default_daemon_set_spec<'a>(spec: &mut Object<'a>, arena: &'a Bump) {
 
 fn default_stateful_set_spec<'a>(spec: &mut Object<'a>, arena: &'a Bump) {
     set_absent(spec, "persistentVolumeClaimRetentionPolicy", Empty);
+    let claims = spec
+        .get_mut("volumeClaimTemplates")
+        .and_then(Value::as_list_mut);
+    for claim in claims
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_object_mut)
+    {
+        claim.set("kind", Value::String("PersistentVolumeClaim"));
+        claim.set("apiVersion", Value::String("v1"));
+    }
     let strategy = spec.entry_or_object("updateStrategy").make_object(arena);
     if !strategy.contains("type") {
         set_absent(strategy, "type", Str("RollingUpdate"));
@@ -318,5 +335,39 @@ fn default_csi_driver_spec<'a>(spec: &mut Object<'a>, arena: &'a Bump) {
     if empty {
         let modes = List::from_iter_in([Value::String("Persistent")], arena);
         spec.set("volumeLifecycleModes", Value::List(modes));
+    }
+}
+
+/// Limits of containers: the default is the maximum, the default request the default or the minimum.
+fn default_limit_range_item<'a>(item: &mut Object<'a>, arena: &'a Bump) {
+    if item.get("type").and_then(Value::as_str) != Some("Container") {
+        return;
+    }
+    for (from, to) in [
+        ("max", "default"),
+        ("default", "defaultRequest"),
+        ("min", "defaultRequest"),
+    ] {
+        let Some(Value::Object(source)) = item.get(from).cloned() else {
+            continue;
+        };
+        let target = item.entry_or_object(to).make_object(arena);
+        for (name, quantity) in source.into_entries() {
+            if !target.contains(name) {
+                target.push(name, quantity);
+            }
+        }
+    }
+}
+
+/// Scaling without metrics is by cpu.
+fn default_metrics<'a>(spec: &mut Object<'a>, arena: &'a Bump) {
+    const METRICS: &[u8] = br#"[{"type":"Resource","resource":{"name":"cpu","target":{"type":"Utilization","averageUtilization":80}}}]"#;
+    let empty = spec
+        .get("metrics")
+        .and_then(Value::as_list)
+        .is_none_or(<[_]>::is_empty);
+    if empty && let Ok(metrics) = codec::parse(Format::Json, METRICS, arena) {
+        spec.set("metrics", metrics);
     }
 }

@@ -1,8 +1,10 @@
 //! Deployments, ReplicaSets and DaemonSets: strategy.
 //!
-//! Ported from `pkg/registry/apps/*/strategy.go`.
+//! Ported from `pkg/registry/apps/*/strategy.go` and `pkg/apis/apps/v1/conversion.go`.
 
-use crate::doc::Doc;
+use bumpalo::Bump;
+
+use crate::doc::{Doc, Object, Value};
 use crate::strategy::same;
 
 /// The annotation that stands for the internal field `spec.templateGeneration`.
@@ -30,5 +32,14 @@ pub(crate) fn prepare_daemon_set_update<'a>(new: &mut Doc<'a>, old: &Doc<'a>) {
     let generation = template_generation(old) + i64::from(changed);
     if generation > 0 {
         new.set_str(&TEMPLATE_GENERATION, &generation.to_string());
+    }
+}
+
+/// The annotation is always there, since the internal field is a number.
+pub(crate) fn default_daemon_set<'a>(set: &mut Object<'a>, arena: &'a Bump) {
+    let metadata = set.entry_or_object("metadata").make_object(arena);
+    let annotations = metadata.entry_or_object("annotations").make_object(arena);
+    if !annotations.contains(TEMPLATE_GENERATION[2]) {
+        annotations.push(TEMPLATE_GENERATION[2], Value::String("0"));
     }
 }

@@ -1,0 +1,122 @@
+// Package ask lets upstream's code judge single objects: decoded, defaulted, prepared and validated as
+// its API server would, without a server.
+package ask
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/runtime/serializer"
+	genericapirequest "k8s.io/apiserver/pkg/endpoints/request"
+	"k8s.io/apiserver/pkg/registry/rest"
+	"k8s.io/kubernetes/pkg/api/legacyscheme"
+
+	"windlass/oracle/facts"
+)
+
+// Question is one line of input.
+type Question struct {
+	// Op is "decode" (decode, default, encode), "create" or "update".
+	Op string `json:"op"`
+	// Object is the object a client sends.
+	Object json.RawMessage `json:"object"`
+	// Old is what is stored, for updates.
+	Old json.RawMessage `json:"old,omitempty"`
+	// Subresource is "status" and so on, for updates.
+	Subresource string `json:"subresource,omitempty"`
+}
+
+// Answer is one line of output: an object or a Status.
+type Answer struct {
+	Object json.RawMessage `json:"object,omitempty"`
+	Status *metav1.Status  `json:"status,omitempty"`
+	Error  string          `json:"error,omitempty"`
+}
+
+// Serve answers questions line by line.
+func Serve(in io.Reader, out io.Writer) error {
+	strategies, err := facts.Strategies()
+	if err != nil {
+		return err
+	}
+	lines := bufio.NewScanner(in)
+	lines.Buffer(nil, 4<<20)
+	encoder := json.NewEncoder(out)
+	encoder.SetEscapeHTML(false)
+	for lines.Scan() {
+		var q Question
+		answer := Answer{}
+		if err := json.Unmarshal(lines.Bytes(), &q); err != nil {
+			answer.Error = err.Error()
+		} else {
+			answer = judge(strategies, q)
+		}
+		if err := encoder.Encode(answer); err != nil {
+			return err
+		}
+	}
+	return lines.Err()
+}
+
+func judge(strategies facts.StrategyMap, q Question) (answer Answer) {
+	defer func() {
+		if r := recover(); r != nil {
+			answer = Answer{Error: fmt.Sprint("panic: ", r)}
+		}
+	}()
+	object, gvk, err := decode(q.Object)
+	if err != nil {
+		return failed(err)
+	}
+	strategy, known := strategies[facts.StrategyKey{Group: gvk.Group, Version: gvk.Version, Kind: gvk.Kind, Subresource: q.Subresource}]
+	if q.Op != "decode" && !known {
+		return Answer{Error: "no strategy for " + gvk.String()}
+	}
+	verb := q.Op
+	ctx := genericapirequest.WithRequestInfo(context.Background(), &genericapirequest.RequestInfo{
+		APIGroup: gvk.Group, APIVersion: gvk.Version, Verb: verb, Subresource: q.Subresource, IsResourceRequest: true,
+	})
+	accessor, err := meta.Accessor(object)
+	if err == nil && accessor.GetNamespace() != "" {
+		ctx = genericapirequest.WithNamespace(ctx, accessor.GetNamespace())
+	}
+	switch q.Op {
+	case "create":
+		rest.FillObjectMetaSystemFields(accessor)
+		err = rest.BeforeCreate(strategy.Create, ctx, object)
+	case "update":
+		var old runtime.Object
+		if old, _, err = decode(q.Old); err == nil {
+			err = rest.BeforeUpdate(strategy.Update, ctx, object, old)
+		}
+	}
+	if err != nil {
+		return failed(err)
+	}
+	text, err := runtime.Encode(legacyscheme.Codecs.LegacyCodec(gvk.GroupVersion()), object)
+	if err != nil {
+		return failed(err)
+	}
+	return Answer{Object: text}
+}
+
+func decode(text []byte) (runtime.Object, *schema.GroupVersionKind, error) {
+	strict := serializer.NewCodecFactory(legacyscheme.Scheme, serializer.EnableStrict)
+	return strict.UniversalDecoder().Decode(text, nil, nil)
+}
+
+func failed(err error) Answer {
+	if status, ok := err.(apierrors.APIStatus); ok {
+		s := status.Status()
+		return Answer{Status: &s}
+	}
+	return Answer{Error: err.Error()}
+}
