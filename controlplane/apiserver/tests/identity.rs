@@ -41,7 +41,11 @@ impl Cluster {
             issuer: ISSUER.to_owned(),
         };
         let server = ApiServer::new(options).await.unwrap();
-        Self { server, ca, _dir: dir }
+        Self {
+            server,
+            ca,
+            _dir: dir,
+        }
     }
 
     fn certificate(&self, name: &str, group: &str) -> As {
@@ -62,7 +66,11 @@ impl Cluster {
         if let As::Token(token) = who {
             request = request.header("authorization", format!("Bearer {token}"));
         }
-        let body = if body.is_null() { String::new() } else { body.to_string() };
+        let body = if body.is_null() {
+            String::new()
+        } else {
+            body.to_string()
+        };
         let mut request = request.body(Full::new(Bytes::from(body))).unwrap();
         match who {
             As::User(user) => {
@@ -107,7 +115,9 @@ fn certificate_of(ca: &Issuer<'static, KeyPair>, name: &str, group: &str) -> As 
     let key = KeyPair::generate().unwrap();
     let mut params = CertificateParams::default();
     params.distinguished_name = rcgen::DistinguishedName::new();
-    params.distinguished_name.push(DnType::OrganizationName, group);
+    params
+        .distinguished_name
+        .push(DnType::OrganizationName, group);
     params.distinguished_name.push(DnType::CommonName, name);
     params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
     let certificate = params.signed_by(&key, ca).unwrap();
@@ -138,10 +148,25 @@ fn pod(name: &str, node: &str) -> Value {
 async fn nobody_sees_health_and_version_only() {
     let cluster = Cluster::new().await;
     for path in ["/healthz", "/livez", "/readyz", "/version"] {
-        assert_eq!(cluster.get(&As::Nobody, path).await, StatusCode::OK, "{path}");
+        assert_eq!(
+            cluster.get(&As::Nobody, path).await,
+            StatusCode::OK,
+            "{path}"
+        );
     }
-    for path in ["/api", "/apis", "/api/v1/pods", "/openapi/v2", "/openid/v1/jwks", "/"] {
-        assert_eq!(cluster.get(&As::Nobody, path).await, StatusCode::UNAUTHORIZED, "{path}");
+    for path in [
+        "/api",
+        "/apis",
+        "/api/v1/pods",
+        "/openapi/v2",
+        "/openid/v1/jwks",
+        "/",
+    ] {
+        assert_eq!(
+            cluster.get(&As::Nobody, path).await,
+            StatusCode::UNAUTHORIZED,
+            "{path}"
+        );
     }
 }
 
@@ -151,8 +176,14 @@ async fn certificates_of_the_cluster_ca_prove_user_and_group() {
     let admin = cluster.certificate("admin", "system:masters");
     assert_eq!(cluster.get(&admin, "/api/v1/secrets").await, StatusCode::OK);
     let jane = cluster.certificate("jane", "devs");
-    let (code, status) =
-        cluster.request(&jane, Method::GET, "/api/v1/namespaces/default/pods", Value::Null).await;
+    let (code, status) = cluster
+        .request(
+            &jane,
+            Method::GET,
+            "/api/v1/namespaces/default/pods",
+            Value::Null,
+        )
+        .await;
     assert_eq!(code, StatusCode::FORBIDDEN);
     assert_eq!(
         status["message"],
@@ -161,7 +192,10 @@ async fn certificates_of_the_cluster_ca_prove_user_and_group() {
     assert_eq!(cluster.get(&jane, "/apis").await, StatusCode::OK);
     let (other_ca, _) = new_ca();
     let stranger = certificate_of(&other_ca, "admin", "system:masters");
-    assert_eq!(cluster.get(&stranger, "/api/v1/secrets").await, StatusCode::UNAUTHORIZED);
+    assert_eq!(
+        cluster.get(&stranger, "/api/v1/secrets").await,
+        StatusCode::UNAUTHORIZED
+    );
 }
 
 #[tokio::test]
@@ -178,10 +212,26 @@ async fn a_role_binding_gives_what_its_role_says_until_it_is_gone() {
     cluster.created(path, binding).await;
     let pods = "/api/v1/namespaces/default/pods";
     assert_eq!(cluster.get(&jane, pods).await, StatusCode::OK);
-    assert_eq!(cluster.get(&jane, "/api/v1/namespaces/kube-system/pods").await, StatusCode::FORBIDDEN);
-    assert_eq!(cluster.get(&jane, "/api/v1/namespaces/default/secrets").await, StatusCode::FORBIDDEN);
-    let (code, _) =
-        cluster.request(&admin(), Method::DELETE, &format!("{path}/jane"), Value::Null).await;
+    assert_eq!(
+        cluster
+            .get(&jane, "/api/v1/namespaces/kube-system/pods")
+            .await,
+        StatusCode::FORBIDDEN
+    );
+    assert_eq!(
+        cluster
+            .get(&jane, "/api/v1/namespaces/default/secrets")
+            .await,
+        StatusCode::FORBIDDEN
+    );
+    let (code, _) = cluster
+        .request(
+            &admin(),
+            Method::DELETE,
+            &format!("{path}/jane"),
+            Value::Null,
+        )
+        .await;
     assert_eq!(code, StatusCode::OK);
     assert_eq!(cluster.get(&jane, pods).await, StatusCode::FORBIDDEN);
 }
@@ -199,7 +249,9 @@ async fn nobody_grants_what_they_do_not_hold() {
             "subjects": [{"apiGroup": group, "kind": "User", "name": who}],
         })
     };
-    cluster.created(&bindings, bind("jane", "admin", "jane")).await;
+    cluster
+        .created(&bindings, bind("jane", "admin", "jane"))
+        .await;
     let jane = user("jane");
     let role = |rules: Value| {
         json!({"apiVersion": format!("{group}/v1"), "kind": "Role",
@@ -212,10 +264,17 @@ async fn nobody_grants_what_they_do_not_hold() {
     let (code, status) = cluster.post(&jane, &roles, wanted).await;
     assert_eq!(code, StatusCode::FORBIDDEN);
     let message = status["message"].as_str().unwrap();
-    assert!(message.contains("attempting to grant RBAC permissions not currently held"), "{message}");
-    let (code, _) = cluster.post(&jane, &bindings, bind("more", "cluster-admin", "jane")).await;
+    assert!(
+        message.contains("attempting to grant RBAC permissions not currently held"),
+        "{message}"
+    );
+    let (code, _) = cluster
+        .post(&jane, &bindings, bind("more", "cluster-admin", "jane"))
+        .await;
     assert_eq!(code, StatusCode::FORBIDDEN);
-    let (code, answer) = cluster.post(&jane, &bindings, bind("less", "view", "joe")).await;
+    let (code, answer) = cluster
+        .post(&jane, &bindings, bind("less", "view", "joe"))
+        .await;
     assert_eq!(code, StatusCode::CREATED, "{answer}");
 }
 
@@ -223,16 +282,21 @@ async fn nobody_grants_what_they_do_not_hold() {
 async fn a_service_accounts_token_lives_as_long_as_what_it_is_bound_to() {
     let cluster = Cluster::new().await;
     let accounts = "/api/v1/namespaces/default/serviceaccounts";
-    let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "bot"}});
+    let account =
+        json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "bot"}});
     cluster.created(accounts, account).await;
     let secret = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "anchor"}});
-    let secret = cluster.created("/api/v1/namespaces/default/secrets", secret).await;
+    let secret = cluster
+        .created("/api/v1/namespaces/default/secrets", secret)
+        .await;
     let request = json!({
         "apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest",
         "spec": {"boundObjectRef": {"apiVersion": "v1", "kind": "Secret", "name": "anchor",
             "uid": secret["metadata"]["uid"]}},
     });
-    let answer = cluster.created(&format!("{accounts}/bot/token"), request).await;
+    let answer = cluster
+        .created(&format!("{accounts}/bot/token"), request)
+        .await;
     assert_eq!(answer["spec"]["audiences"], json!([ISSUER]));
     let token = answer["status"]["token"].as_str().unwrap().to_owned();
     let bot = As::Token(token.clone());
@@ -240,7 +304,10 @@ async fn a_service_accounts_token_lives_as_long_as_what_it_is_bound_to() {
     let path = "/apis/authentication.k8s.io/v1/selfsubjectreviews";
     let (code, answer) = cluster.post(&bot, path, whoami).await;
     assert_eq!(code, StatusCode::CREATED, "{answer}");
-    assert_eq!(answer["status"]["userInfo"]["username"], "system:serviceaccount:default:bot");
+    assert_eq!(
+        answer["status"]["userInfo"]["username"],
+        "system:serviceaccount:default:bot"
+    );
     let review = |audiences: Value| {
         json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview",
             "spec": {"token": token, "audiences": audiences}})
@@ -251,10 +318,15 @@ async fn a_service_accounts_token_lives_as_long_as_what_it_is_bound_to() {
     let answer = cluster.created(reviews, review(json!(["other"]))).await;
     assert_ne!(answer["status"]["authenticated"], true);
     let path = "/api/v1/namespaces/default/secrets/anchor";
-    cluster.request(&admin(), Method::DELETE, path, Value::Null).await;
+    cluster
+        .request(&admin(), Method::DELETE, path, Value::Null)
+        .await;
     assert_eq!(cluster.get(&bot, "/apis").await, StatusCode::UNAUTHORIZED);
     let forged = As::Token(format!("{token}x"));
-    assert_eq!(cluster.get(&forged, "/apis").await, StatusCode::UNAUTHORIZED);
+    assert_eq!(
+        cluster.get(&forged, "/apis").await,
+        StatusCode::UNAUTHORIZED
+    );
 }
 
 #[tokio::test]
@@ -266,13 +338,21 @@ async fn a_bootstrap_token_may_ask_for_a_certificate_and_nothing_else() {
         "stringData": {"token-id": "abcdef", "token-secret": "0123456789abcdef",
             "usage-bootstrap-authentication": "true"},
     });
-    cluster.created("/api/v1/namespaces/kube-system/secrets", secret).await;
+    cluster
+        .created("/api/v1/namespaces/kube-system/secrets", secret)
+        .await;
     let machine = As::Token("abcdef.0123456789abcdef".to_owned());
     let requests = "/apis/certificates.k8s.io/v1/certificatesigningrequests/x";
     assert_eq!(cluster.get(&machine, requests).await, StatusCode::NOT_FOUND);
-    assert_eq!(cluster.get(&machine, "/api/v1/nodes").await, StatusCode::FORBIDDEN);
+    assert_eq!(
+        cluster.get(&machine, "/api/v1/nodes").await,
+        StatusCode::FORBIDDEN
+    );
     let wrong = As::Token("abcdef.fedcba9876543210".to_owned());
-    assert_eq!(cluster.get(&wrong, requests).await, StatusCode::UNAUTHORIZED);
+    assert_eq!(
+        cluster.get(&wrong, requests).await,
+        StatusCode::UNAUTHORIZED
+    );
 }
 
 #[tokio::test]
@@ -280,30 +360,59 @@ async fn a_node_reads_what_its_pods_need_and_writes_its_own() {
     let cluster = Cluster::new().await;
     for name in ["env", "other"] {
         let secret = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}});
-        cluster.created("/api/v1/namespaces/default/secrets", secret).await;
+        cluster
+            .created("/api/v1/namespaces/default/secrets", secret)
+            .await;
     }
     let account =
         json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}});
     // The controller makes it in a real cluster.
-    cluster.post(&admin(), "/api/v1/namespaces/default/serviceaccounts", account).await;
+    cluster
+        .post(
+            &admin(),
+            "/api/v1/namespaces/default/serviceaccounts",
+            account,
+        )
+        .await;
     let n1 = cluster.certificate("system:node:n1", "system:nodes");
     let secrets = "/api/v1/namespaces/default/secrets";
-    assert_eq!(cluster.get(&n1, &format!("{secrets}/env")).await, StatusCode::FORBIDDEN);
-    let created = cluster.created("/api/v1/namespaces/default/pods", pod("web", "n1")).await;
-    assert_eq!(cluster.get(&n1, &format!("{secrets}/env")).await, StatusCode::OK);
-    assert_eq!(cluster.get(&n1, &format!("{secrets}/other")).await, StatusCode::FORBIDDEN);
+    assert_eq!(
+        cluster.get(&n1, &format!("{secrets}/env")).await,
+        StatusCode::FORBIDDEN
+    );
+    let created = cluster
+        .created("/api/v1/namespaces/default/pods", pod("web", "n1"))
+        .await;
+    assert_eq!(
+        cluster.get(&n1, &format!("{secrets}/env")).await,
+        StatusCode::OK
+    );
+    assert_eq!(
+        cluster.get(&n1, &format!("{secrets}/other")).await,
+        StatusCode::FORBIDDEN
+    );
     let n2 = cluster.certificate("system:node:n2", "system:nodes");
-    assert_eq!(cluster.get(&n2, &format!("{secrets}/env")).await, StatusCode::FORBIDDEN);
+    assert_eq!(
+        cluster.get(&n2, &format!("{secrets}/env")).await,
+        StatusCode::FORBIDDEN
+    );
 
-    let node = |name: &str, labels: Value| {
-        json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": labels}})
-    };
+    let node = |name: &str, labels: Value| json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": labels}});
     let nodes = "/api/v1/nodes";
     let labels = json!({"kubernetes.io/hostname": "n1"});
-    assert_eq!(cluster.post(&n1, nodes, node("n1", labels)).await.0, StatusCode::CREATED);
-    assert_eq!(cluster.post(&n1, nodes, node("n3", json!({}))).await.0, StatusCode::FORBIDDEN);
+    assert_eq!(
+        cluster.post(&n1, nodes, node("n1", labels)).await.0,
+        StatusCode::CREATED
+    );
+    assert_eq!(
+        cluster.post(&n1, nodes, node("n3", json!({}))).await.0,
+        StatusCode::FORBIDDEN
+    );
     let role = json!({"node-role.kubernetes.io/control-plane": ""});
-    assert_eq!(cluster.post(&n2, nodes, node("n2", role)).await.0, StatusCode::FORBIDDEN);
+    assert_eq!(
+        cluster.post(&n2, nodes, node("n2", role)).await.0,
+        StatusCode::FORBIDDEN
+    );
 
     let token = |uid: &Value| {
         json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest",
@@ -314,9 +423,16 @@ async fn a_node_reads_what_its_pods_need_and_writes_its_own() {
     let uid = &created["metadata"]["uid"];
     let (code, answer) = cluster.post(&n1, tokens, token(uid)).await;
     assert_eq!(code, StatusCode::CREATED, "{answer}");
-    let unbound = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}});
-    assert_eq!(cluster.post(&n1, tokens, unbound).await.0, StatusCode::FORBIDDEN);
-    assert_eq!(cluster.post(&n2, tokens, token(uid)).await.0, StatusCode::FORBIDDEN);
+    let unbound =
+        json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}});
+    assert_eq!(
+        cluster.post(&n1, tokens, unbound).await.0,
+        StatusCode::FORBIDDEN
+    );
+    assert_eq!(
+        cluster.post(&n2, tokens, token(uid)).await.0,
+        StatusCode::FORBIDDEN
+    );
 }
 
 #[tokio::test]
@@ -336,17 +452,29 @@ async fn access_reviews_answer_for_others_and_for_oneself() {
     });
     let path = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
     let (code, answer) = cluster.post(&user("jane"), path, review).await;
-    assert_eq!((code, &answer["status"]["allowed"]), (StatusCode::CREATED, &json!(false)));
+    assert_eq!(
+        (code, &answer["status"]["allowed"]),
+        (StatusCode::CREATED, &json!(false))
+    );
 }
 
 #[tokio::test]
 async fn the_documents_that_verify_tokens_are_published_to_the_authenticated() {
     let cluster = Cluster::new().await;
     let (code, document) = cluster
-        .request(&admin(), Method::GET, "/.well-known/openid-configuration", Value::Null)
+        .request(
+            &admin(),
+            Method::GET,
+            "/.well-known/openid-configuration",
+            Value::Null,
+        )
         .await;
-    assert_eq!((code, &document["issuer"]), (StatusCode::OK, &json!(ISSUER)));
-    let (_, keys) =
-        cluster.request(&admin(), Method::GET, "/openid/v1/jwks", Value::Null).await;
+    assert_eq!(
+        (code, &document["issuer"]),
+        (StatusCode::OK, &json!(ISSUER))
+    );
+    let (_, keys) = cluster
+        .request(&admin(), Method::GET, "/openid/v1/jwks", Value::Null)
+        .await;
     assert_eq!(keys["keys"][0]["alg"], "ES256");
 }

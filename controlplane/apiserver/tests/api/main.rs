@@ -2,6 +2,8 @@
 
 mod harness;
 
+mod sockets;
+
 mod verbs;
 mod watches;
 mod writes;

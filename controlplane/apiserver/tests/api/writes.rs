@@ -129,7 +129,7 @@ async fn unknown_fields_warn_or_fail() {
 #[tokio::test]
 async fn yaml_and_broken_bodies() {
     let harness = Harness::new().await;
-    let yaml = "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: y\ndata:\n  a: \"1\"\n";
+    let yaml = "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: m\ndata:\n  a: \"1\"\n";
     let headers = [("content-type", "application/yaml")];
     let reply = harness.ask(Method::POST, MAPS, &headers, yaml).await;
     assert_eq!(reply.code, 201, "{}", reply.text);
@@ -143,7 +143,7 @@ async fn yaml_and_broken_bodies() {
     assert_eq!(harness.post(MAPS, &wrong).await.code, 400);
     let apply = [("content-type", "application/apply-patch+yaml")];
     let reply = harness
-        .ask(Method::PATCH, &format!("{MAPS}/y"), &apply, "{}")
+        .ask(Method::PATCH, &format!("{MAPS}/m"), &apply, "{}")
         .await;
     assert_eq!(reply.code, 415, "{}", reply.text);
 }
