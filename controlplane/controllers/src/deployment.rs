@@ -19,6 +19,8 @@ use crate::template;
 use crate::view::{Change, World};
 use crate::write::{Edit, Notes, Write};
 
+pub use replicas::scaled;
+
 #[derive(Debug, Default)]
 pub struct DeploymentController;
 

@@ -17,6 +17,7 @@ mod view;
 mod write;
 
 mod certificates;
+mod daemonset;
 mod deployment;
 mod endpoints;
 mod endpointslice;
@@ -73,6 +74,7 @@ fn controllers(context: &Context) -> Vec<Box<dyn Controller>> {
     vec![
         Box::new(certificates::approve::Approver),
         Box::new(certificates::sign::Signing),
+        Box::<daemonset::DaemonSetController>::default(),
         Box::new(deployment::DeploymentController),
         Box::new(endpoints::EndpointsController),
         Box::new(endpointslice::EndpointSliceController),
