@@ -138,7 +138,8 @@ impl MapSet {
     /// The maps pinned in `dir` (`NAME_vVERSION`).
     pub fn open(dir: &Path) -> Result<Self, MapError> {
         let mut fds = BTreeMap::new();
-        for def in map::ALL {
+        // Maps of one load are pinned under their name only when its programs are attached.
+        for def in map::ALL.iter().filter(|def| def.keep != map::Keep::Load) {
             let path = dir.join(pin_name(def));
             let fd = sys::open(&path).map_err(error(def.name, "open"))?;
             fds.insert(def.name, fd);
