@@ -37,7 +37,7 @@ const FEED_CAPACITY: usize = 1024;
 struct Lane {
     controller: Box<dyn Controller>,
     client: Client,
-    queue: Queue,
+    queue: Queue<Key>,
     failures: HashMap<Key, String>,
     in_flight: usize,
 }

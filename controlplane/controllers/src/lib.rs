@@ -21,6 +21,7 @@ mod daemonset;
 mod deployment;
 mod endpoints;
 mod endpointslice;
+mod garbage;
 mod namespace;
 mod node;
 mod podgc;
@@ -64,7 +65,8 @@ pub async fn run(context: Context, shutdown: CancellationToken) -> Result<(), Si
     let signer = certificates::sign::Signer::new(&context.ca_cert_pem, &context.ca_key_pem)?;
     let client_for = &*context.client_for;
     let driver = driver::Driver::new(controllers(&context), Arc::new(signer), client_for);
-    driver.run(client_for(FEED_IDENTITY), shutdown).await;
+    let garbage = garbage::run(client_for(garbage::NAME), shutdown.clone());
+    futures::join!(driver.run(client_for(FEED_IDENTITY), shutdown), garbage);
     Ok(())
 }
 

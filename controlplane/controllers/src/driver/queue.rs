@@ -5,36 +5,48 @@
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
+use std::hash::Hash;
 use std::time::{Duration, Instant};
-
-use crate::object::Key;
 
 /// First delay after a failure.
 pub const BACKOFF_BASE: Duration = Duration::from_millis(5);
 /// Longest delay after repeated failures.
 pub const BACKOFF_MAX: Duration = Duration::from_secs(60);
 
-#[derive(Debug, Default)]
-pub struct Queue {
-    ready: VecDeque<Key>,
+#[derive(Debug)]
+pub struct Queue<K> {
+    ready: VecDeque<K>,
     /// Queued, or to be queued again when its work ends.
-    dirty: HashSet<Key>,
-    working: HashSet<Key>,
+    dirty: HashSet<K>,
+    working: HashSet<K>,
     /// Delayed keys; an entry counts only while `due` says the same.
-    delayed: BinaryHeap<Reverse<(Instant, Key)>>,
-    due: HashMap<Key, Instant>,
-    failures: HashMap<Key, u32>,
+    delayed: BinaryHeap<Reverse<(Instant, K)>>,
+    due: HashMap<K, Instant>,
+    failures: HashMap<K, u32>,
 }
 
-impl Queue {
-    pub fn add(&mut self, key: Key) {
+impl<K> Default for Queue<K> {
+    fn default() -> Self {
+        Self {
+            ready: VecDeque::new(),
+            dirty: HashSet::new(),
+            working: HashSet::new(),
+            delayed: BinaryHeap::new(),
+            due: HashMap::new(),
+            failures: HashMap::new(),
+        }
+    }
+}
+
+impl<K: Clone + Eq + Hash + Ord> Queue<K> {
+    pub fn add(&mut self, key: K) {
         if self.dirty.insert(key.clone()) && !self.working.contains(&key) {
             self.ready.push_back(key);
         }
     }
 
     /// Queues the key at `when`, unless it is due earlier already.
-    pub fn add_at(&mut self, key: Key, when: Instant) {
+    pub fn add_at(&mut self, key: K, when: Instant) {
         if self.due.get(&key).is_some_and(|due| *due <= when) {
             return;
         }
@@ -43,7 +55,7 @@ impl Queue {
     }
 
     /// Takes the next due key into work.
-    pub fn pop(&mut self, now: Instant) -> Option<Key> {
+    pub fn pop(&mut self, now: Instant) -> Option<K> {
         while let Some(Reverse((when, _))) = self.delayed.peek() {
             if *when > now {
                 break;
@@ -61,13 +73,13 @@ impl Queue {
     }
 
     /// The work on `key` ended well.
-    pub fn done(&mut self, key: &Key) {
+    pub fn done(&mut self, key: &K) {
         self.failures.remove(key);
         self.finish(key);
     }
 
     /// The work on `key` failed; it comes back after its back-off.
-    pub fn failed(&mut self, key: &Key, now: Instant) -> Duration {
+    pub fn failed(&mut self, key: &K, now: Instant) -> Duration {
         let failures = self.failures.entry(key.clone()).or_default();
         let delay = BACKOFF_BASE
             .saturating_mul(1 << (*failures).min(20))
@@ -83,12 +95,7 @@ impl Queue {
         self.delayed.peek().map(|Reverse((when, _))| *when)
     }
 
-    /// Keys due or waiting.
-    pub fn depth(&self) -> usize {
-        self.ready.len() + self.due.len()
-    }
-
-    fn finish(&mut self, key: &Key) {
+    fn finish(&mut self, key: &K) {
         self.working.remove(key);
         if self.dirty.contains(key) {
             self.ready.push_back(key.clone());
@@ -99,6 +106,7 @@ impl Queue {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::object::Key;
 
     #[test]
     fn a_key_added_during_its_work_comes_back_once() {
@@ -125,7 +133,6 @@ mod tests {
         for seconds in [30, 10, 20] {
             queue.add_at(key.clone(), now + Duration::from_secs(seconds));
         }
-        assert_eq!(queue.depth(), 1);
         assert_eq!(queue.pop(now + Duration::from_secs(9)), None);
         assert_eq!(queue.pop(now + Duration::from_secs(10)), Some(key.clone()));
         queue.done(&key);
