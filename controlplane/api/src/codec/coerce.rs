@@ -276,7 +276,7 @@ impl<'a> Fitter<'a> {
 }
 
 /// Whether a value is the same as its absence: zeros of fields that are not pointers.
-fn is_dropped(field: &Field, value: &Value<'_>) -> bool {
+pub(super) fn is_dropped(field: &Field, value: &Value<'_>) -> bool {
     if field.pointer {
         return false;
     }
