@@ -48,12 +48,20 @@ impl Atom {
     pub fn matches(&self, pod: &Pod, address: IpAddr) -> bool {
         match self {
             Self::Peer(peer) => peer_matches(peer, pod, address),
-            Self::Named { peer, name, protocol, port } => {
+            Self::Named {
+                peer,
+                name,
+                protocol,
+                port,
+            } => {
                 let named = pod
                     .ports
                     .iter()
                     .any(|p| p.name == *name && p.protocol == *protocol && p.port == *port);
-                named && peer.as_ref().is_none_or(|peer| peer_matches(peer, pod, address))
+                named
+                    && peer
+                        .as_ref()
+                        .is_none_or(|peer| peer_matches(peer, pod, address))
             }
         }
     }
@@ -83,25 +91,39 @@ pub fn peer_matches(peer: &Peer, pod: &Pod, address: IpAddr) -> bool {
 
 /// The atoms of `universe` that a range of addresses matches without regard to who has them.
 pub fn atoms_of_range(universe: &Atoms, net: &IpNetwork) -> Atoms {
-    let blocks = universe.iter().filter(|a| a.block().is_some_and(|b| b.contains(net)));
+    let blocks = universe
+        .iter()
+        .filter(|a| a.block().is_some_and(|b| b.contains(net)));
     blocks.cloned().collect()
 }
 
 /// Every boundary the blocks of `universe` have.
 pub fn boundaries(universe: &Atoms) -> BTreeSet<IpNetwork> {
     let blocks = universe.iter().filter_map(Atom::block);
-    blocks.flat_map(|b| b.except.iter().chain([&b.cidr])).copied().collect()
+    blocks
+        .flat_map(|b| b.except.iter().chain([&b.cidr]))
+        .copied()
+        .collect()
 }
 
 // === impl Interner ===
 
 impl<T: Ord> Default for Interner<T> {
     fn default() -> Self {
-        Self { ids: BTreeMap::new(), taken: BTreeSet::new() }
+        Self {
+            ids: BTreeMap::new(),
+            taken: BTreeSet::new(),
+        }
     }
 }
 
 impl<T: Ord + Clone + std::fmt::Debug> Interner<T> {
+    /// Forgets what is not in use any more.
+    pub fn retain(&mut self, in_use: impl Fn(u32) -> bool) {
+        self.ids.retain(|_, id| in_use(*id));
+        self.taken.retain(|id| in_use(*id));
+    }
+
     /// The id of `thing`.
     pub fn id(&mut self, thing: &T) -> u32 {
         if let Some(id) = self.ids.get(thing) {

@@ -91,10 +91,24 @@ struct Ids {
 impl Compiled {
     /// Compiles a world; ids are those of `before` where contents are.
     pub fn new(world: &World, before: &Compiled) -> Self {
-        let mut compiled = Self { interner: before.interner.clone(), ..Self::default() };
+        let mut compiled = Self {
+            interner: before.interner.clone(),
+            ..Self::default()
+        };
         compiled.select(world);
-        let universe = compiled.sets.values().flat_map(Set::atoms).cloned().collect();
+        let universe = compiled
+            .sets
+            .values()
+            .flat_map(Set::atoms)
+            .cloned()
+            .collect();
         compiled.classify(world, universe);
+        let sets = |id| compiled.sets.contains_key(&id) || before.sets.contains_key(&id);
+        let classes = |id| compiled.classes.contains_key(&id) || before.classes.contains_key(&id);
+        let mut interner = std::mem::take(&mut compiled.interner);
+        interner.sets.retain(sets);
+        interner.classes.retain(classes);
+        compiled.interner = interner;
         compiled
     }
 
@@ -107,7 +121,9 @@ impl Compiled {
             endpoints: self.endpoints.clone(),
             ..Self::default()
         };
-        refined.sets.extend(other.sets.iter().map(|(id, set)| (*id, set.clone())));
+        refined
+            .sets
+            .extend(other.sets.iter().map(|(id, set)| (*id, set.clone())));
         let universe = self.universe.union(&other.universe).cloned().collect();
         refined.classify(world, universe);
         refined
@@ -121,8 +137,12 @@ impl Compiled {
     /// Sets of the local pods.
     fn select(&mut self, world: &World) {
         for pod in world.pods.iter().filter(|p| p.local) {
-            let policies: Vec<&Policy> =
-                world.policies.iter().map(|p| &**p).filter(|p| p.selects(pod)).collect();
+            let policies: Vec<&Policy> = world
+                .policies
+                .iter()
+                .map(|p| &**p)
+                .filter(|p| p.selects(pod))
+                .collect();
             if policies.is_empty() {
                 continue;
             }
@@ -130,7 +150,8 @@ impl Compiled {
             let isolation = set.isolation();
             let set_id = self.interner.sets.id(&set);
             self.sets.insert(set_id, set);
-            self.endpoints.insert(pod.name.clone(), Verdicts { set_id, isolation });
+            self.endpoints
+                .insert(pod.name.clone(), Verdicts { set_id, isolation });
         }
     }
 
@@ -183,11 +204,25 @@ impl Compiled {
             for (class, atoms) in classes {
                 let row = allowed(grants, atoms);
                 if row != anybody {
-                    self.rows.insert(RowKey { set_id, direction, class: *class }, row);
+                    self.rows.insert(
+                        RowKey {
+                            set_id,
+                            direction,
+                            class: *class,
+                        },
+                        row,
+                    );
                 }
             }
             if anybody != Allowed::Ports(Ports::new()) {
-                self.rows.insert(RowKey { set_id, direction, class: 0 }, anybody);
+                self.rows.insert(
+                    RowKey {
+                        set_id,
+                        direction,
+                        class: 0,
+                    },
+                    anybody,
+                );
             }
         }
     }
@@ -199,8 +234,16 @@ impl Set {
     fn new(policies: &[&Policy], pod: &Pod, world: &World) -> Self {
         let ingress: Vec<&Vec<Rule>> = policies.iter().filter_map(|p| p.ingress.as_ref()).collect();
         let egress: Vec<&Vec<Rule>> = policies.iter().filter_map(|p| p.egress.as_ref()).collect();
-        let incoming = ingress.iter().copied().flatten().flat_map(|r| ingress_grants(r, pod));
-        let outgoing = egress.iter().copied().flatten().flat_map(|r| egress_grants(r, world));
+        let incoming = ingress
+            .iter()
+            .copied()
+            .flatten()
+            .flat_map(|r| ingress_grants(r, pod));
+        let outgoing = egress
+            .iter()
+            .copied()
+            .flatten()
+            .flat_map(|r| egress_grants(r, world));
         Self {
             ingress: (!ingress.is_empty()).then(|| incoming.collect()),
             egress: (!egress.is_empty()).then(|| outgoing.collect()),
@@ -230,18 +273,32 @@ fn peers(rule: &Rule) -> Vec<Option<Atom>> {
 fn ingress_grants(rule: &Rule, pod: &Pod) -> Vec<Grant> {
     let ports: Vec<Option<(u8, u16, u16)>> = match &rule.ports {
         None => vec![None],
-        Some(ports) => ports.iter().flat_map(|p| of_pod(p, pod)).map(Some).collect(),
+        Some(ports) => ports
+            .iter()
+            .flat_map(|p| of_pod(p, pod))
+            .map(Some)
+            .collect(),
     };
     let peers = peers(rule);
-    let pairs = peers.iter().flat_map(|peer| ports.iter().map(move |ports| (peer, ports)));
-    pairs.map(|(peer, ports)| Grant { peer: peer.clone(), ports: *ports }).collect()
+    let pairs = peers
+        .iter()
+        .flat_map(|peer| ports.iter().map(move |ports| (peer, ports)));
+    pairs
+        .map(|(peer, ports)| Grant {
+            peer: peer.clone(),
+            ports: *ports,
+        })
+        .collect()
 }
 
 fn of_pod(port: &PortSpec, pod: &Pod) -> Vec<(u8, u16, u16)> {
     match port {
         PortSpec::Range { protocol, lo, hi } => vec![(*protocol, *lo, *hi)],
         PortSpec::Named { protocol, name } => {
-            let named = pod.ports.iter().filter(|p| p.name == *name && p.protocol == *protocol);
+            let named = pod
+                .ports
+                .iter()
+                .filter(|p| p.name == *name && p.protocol == *protocol);
             named.map(|p| (*protocol, p.port, p.port)).collect()
         }
     }
@@ -250,7 +307,10 @@ fn of_pod(port: &PortSpec, pod: &Pod) -> Vec<(u8, u16, u16)> {
 /// Named ports are those of each peer: one atom per number that some peer gives the name.
 fn egress_grants(rule: &Rule, world: &World) -> Vec<Grant> {
     let Some(ports) = &rule.ports else {
-        return peers(rule).into_iter().map(|peer| Grant { peer, ports: None }).collect();
+        return peers(rule)
+            .into_iter()
+            .map(|peer| Grant { peer, ports: None })
+            .collect();
     };
     let mut grants = Vec::new();
     for port in ports {
@@ -282,7 +342,12 @@ fn named_grants(rule: &Rule, protocol: u8, name: &str, world: &World) -> Vec<Gra
         let named = named.filter(|p| p.name == name && p.protocol == protocol);
         let numbers: BTreeSet<u16> = named.map(|p| p.port).collect();
         grants.extend(numbers.into_iter().map(|port| Grant {
-            peer: Some(Atom::Named { peer: peer.cloned(), name: name.into(), protocol, port }),
+            peer: Some(Atom::Named {
+                peer: peer.cloned(),
+                name: name.into(),
+                protocol,
+                port,
+            }),
             ports: Some((protocol, port, port)),
         }));
     }
@@ -294,7 +359,11 @@ fn named_grants(rule: &Rule, protocol: u8, name: &str, world: &World) -> Vec<Gra
 fn allowed(grants: &BTreeSet<Grant>, atoms: &Atoms) -> Allowed {
     let mut ranges: BTreeMap<u8, Vec<(u16, u16)>> = BTreeMap::new();
     for grant in grants {
-        if grant.peer.as_ref().is_some_and(|atom| !atoms.contains(atom)) {
+        if grant
+            .peer
+            .as_ref()
+            .is_some_and(|atom| !atoms.contains(atom))
+        {
             continue;
         }
         match grant.ports {
@@ -338,7 +407,9 @@ impl Allowed {
             (Self::Ports(_), Self::All) => false,
             (Self::Ports(own), Self::Ports(others)) => others.iter().all(|(protocol, ranges)| {
                 let own = own.get(protocol).map(Vec::as_slice).unwrap_or_default();
-                ranges.iter().all(|(lo, hi)| own.iter().any(|(a, b)| a <= lo && hi <= b))
+                ranges
+                    .iter()
+                    .all(|(lo, hi)| own.iter().any(|(a, b)| a <= lo && hi <= b))
             }),
         }
     }

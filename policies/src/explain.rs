@@ -112,7 +112,11 @@ pub fn explain(
     let egress = judge(policies, source, |policy| {
         let isolates = match &policy.spec.policy_types {
             Some(types) if !types.is_empty() => types.iter().any(|t| t == "Egress"),
-            _ => policy.spec.egress.as_ref().is_some_and(|rules| !rules.is_empty()),
+            _ => policy
+                .spec
+                .egress
+                .as_ref()
+                .is_some_and(|rules| !rules.is_empty()),
         };
         let rules = policy.spec.egress.iter().flatten();
         let verdicts = rules.map(|rule| {
@@ -142,15 +146,22 @@ fn judge(
     subject: Party<'_>,
     rules: impl Fn(&PolicyRef<'_>) -> Option<Vec<bool>>,
 ) -> Reason {
-    let Some(pod) = subject.pod else { return Reason::NotAPod };
+    let Some(pod) = subject.pod else {
+        return Reason::NotAPod;
+    };
     let mut isolating = Vec::new();
     for policy in policies {
         if policy.namespace != pod.namespace {
             continue;
         }
-        let selected =
-            policy.spec.pod_selector.as_ref().is_none_or(|s| label_selector(s, pod.labels));
-        let Some(verdicts) = rules(policy).filter(|_| selected) else { continue };
+        let selected = policy
+            .spec
+            .pod_selector
+            .as_ref()
+            .is_none_or(|s| label_selector(s, pod.labels));
+        let Some(verdicts) = rules(policy).filter(|_| selected) else {
+            continue;
+        };
         let policy = format!("{}/{}", policy.namespace, policy.name);
         if let Some(rule) = verdicts.iter().position(|allows| *allows) {
             return Reason::AllowedBy { policy, rule };
@@ -160,7 +171,9 @@ fn judge(
     if isolating.is_empty() {
         return Reason::NotIsolated;
     }
-    Reason::DeniedBy { policies: isolating }
+    Reason::DeniedBy {
+        policies: isolating,
+    }
 }
 
 fn to_or_from(peers: Option<&[NetworkPolicyPeer]>, own: &str, other: Party<'_>) -> bool {
@@ -186,7 +199,10 @@ fn is_peer(peer: &NetworkPolicyPeer, own: &str, other: Party<'_>) -> bool {
 }
 
 fn in_block(block: &IPBlock, address: IpAddr) -> bool {
-    let inside = |cidr: &String| cidr.parse::<IpNetwork>().is_ok_and(|net| net.contains(address));
+    let inside = |cidr: &String| {
+        cidr.parse::<IpNetwork>()
+            .is_ok_and(|net| net.contains(address))
+    };
     inside(&block.cidr) && !block.except.iter().flatten().any(inside)
 }
 
@@ -198,7 +214,9 @@ fn at_ports(
 ) -> bool {
     match ports {
         None | Some([]) => true,
-        Some(ports) => ports.iter().any(|p| is_port(p, destination, protocol, port)),
+        Some(ports) => ports
+            .iter()
+            .any(|p| is_port(p, destination, protocol, port)),
     }
 }
 
@@ -219,7 +237,9 @@ fn is_port(rule: &NetworkPolicyPort, destination: Party<'_>, protocol: u8, port:
             *first <= i32::from(port) && i32::from(port) <= last
         }
         Some(IntOrString::String(name)) => destination.pod.is_some_and(|pod| {
-            pod.ports.iter().any(|p| p.name == *name && p.protocol == protocol && p.port == port)
+            pod.ports
+                .iter()
+                .any(|p| p.name == *name && p.protocol == protocol && p.port == port)
         }),
     }
 }

@@ -96,18 +96,30 @@ impl Policy {
         let types = spec.policy_types.as_deref().unwrap_or_default();
         let listed = |wanted: &str| types.iter().any(|t| t == wanted);
         let ingress = types.is_empty() || listed("Ingress");
-        let egress = if types.is_empty() { has_egress } else { listed("Egress") };
+        let egress = if types.is_empty() {
+            has_egress
+        } else {
+            listed("Egress")
+        };
         let namespace = name.namespace.clone();
         let rules_in = || {
             let rules = spec.ingress.iter().flatten();
-            rules.map(|r| rule(&namespace, r.from.as_deref(), r.ports.as_deref())).collect()
+            rules
+                .map(|r| rule(&namespace, r.from.as_deref(), r.ports.as_deref()))
+                .collect()
         };
         let rules_out = || {
             let rules = spec.egress.iter().flatten();
-            rules.map(|r| rule(&namespace, r.to.as_deref(), r.ports.as_deref())).collect()
+            rules
+                .map(|r| rule(&namespace, r.to.as_deref(), r.ports.as_deref()))
+                .collect()
         };
         Self {
-            subjects: spec.pod_selector.as_ref().map(Selector::new).unwrap_or_default(),
+            subjects: spec
+                .pod_selector
+                .as_ref()
+                .map(Selector::new)
+                .unwrap_or_default(),
             ingress: ingress.then(rules_in),
             egress: egress.then(rules_out),
             name,
@@ -144,7 +156,10 @@ fn peer(namespace: &str, raw: &NetworkPolicyPeer) -> Option<Peer> {
         None if pods.is_none() => return None,
         None => Namespaces::Named(namespace.into()),
     };
-    Some(Peer::Pods { namespaces, pods: pods.unwrap_or_default() })
+    Some(Peer::Pods {
+        namespaces,
+        pods: pods.unwrap_or_default(),
+    })
 }
 
 fn block(raw: &IPBlock) -> Option<Block> {
@@ -153,7 +168,12 @@ fn block(raw: &IPBlock) -> Option<Block> {
         IpNetwork::new(net.network(), net.prefix()).ok()
     };
     let cidr = parse(&raw.cidr)?;
-    let except = raw.except.iter().flatten().map(parse).collect::<Option<BTreeSet<_>>>()?;
+    let except = raw
+        .except
+        .iter()
+        .flatten()
+        .map(parse)
+        .collect::<Option<BTreeSet<_>>>()?;
     Some(Block { cidr, except })
 }
 
@@ -165,8 +185,15 @@ fn port(raw: &NetworkPolicyPort) -> Option<PortSpec> {
         Some(_) => return None,
     };
     match &raw.port {
-        None => Some(PortSpec::Range { protocol, lo: 0, hi: u16::MAX }),
-        Some(IntOrString::String(name)) => Some(PortSpec::Named { protocol, name: name.clone() }),
+        None => Some(PortSpec::Range {
+            protocol,
+            lo: 0,
+            hi: u16::MAX,
+        }),
+        Some(IntOrString::String(name)) => Some(PortSpec::Named {
+            protocol,
+            name: name.clone(),
+        }),
         Some(IntOrString::Int(number)) => {
             let lo = u16::try_from(*number).ok()?;
             let hi = raw.end_port.map_or(Ok(lo), u16::try_from).ok()?;

@@ -39,18 +39,24 @@ impl Selector {
                 _ => Requirement::Unknown,
             }
         });
-        Self { requirements: equal.chain(expressions).collect() }
+        Self {
+            requirements: equal.chain(expressions).collect(),
+        }
     }
 
     /// Whether all requirements hold. `NotIn` holds for labels that are absent.
     pub fn matches(&self, labels: &Labels) -> bool {
-        self.requirements.iter().all(|requirement| match requirement {
-            Requirement::In(key, values) => labels.get(key).is_some_and(|v| values.contains(v)),
-            Requirement::NotIn(key, values) => labels.get(key).is_none_or(|v| !values.contains(v)),
-            Requirement::Exists(key) => labels.contains_key(key),
-            Requirement::Absent(key) => !labels.contains_key(key),
-            Requirement::Unknown => false,
-        })
+        self.requirements
+            .iter()
+            .all(|requirement| match requirement {
+                Requirement::In(key, values) => labels.get(key).is_some_and(|v| values.contains(v)),
+                Requirement::NotIn(key, values) => {
+                    labels.get(key).is_none_or(|v| !values.contains(v))
+                }
+                Requirement::Exists(key) => labels.contains_key(key),
+                Requirement::Absent(key) => !labels.contains_key(key),
+                Requirement::Unknown => false,
+            })
     }
 }
 
@@ -65,9 +71,14 @@ mod tests {
             operator: operator.into(),
             values: Some(values.iter().map(|v| v.to_string()).collect()),
         };
-        let selector =
-            LabelSelector { match_expressions: Some(vec![expression]), ..Default::default() };
-        let labels = labels.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
+        let selector = LabelSelector {
+            match_expressions: Some(vec![expression]),
+            ..Default::default()
+        };
+        let labels = labels
+            .iter()
+            .map(|(k, v)| (k.to_string(), v.to_string()))
+            .collect();
         Selector::new(&selector).matches(&labels)
     }
 

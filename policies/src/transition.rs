@@ -32,7 +32,9 @@ pub enum Step {
 pub fn transition(old: &Compiled, new: &Compiled, world: &World) -> Vec<Step> {
     let middle = new.refined(world, old);
     let added = |rows: &BTreeMap<RowKey, Allowed>, known: &[&Compiled]| -> BTreeMap<_, _> {
-        let fresh = rows.iter().filter(|(k, v)| known.iter().all(|c| c.rows.get(k) != Some(v)));
+        let fresh = rows
+            .iter()
+            .filter(|(k, v)| known.iter().all(|c| c.rows.get(k) != Some(v)));
         fresh.map(|(k, v)| (*k, v.clone())).collect()
     };
     let mut steps = Vec::new();
@@ -69,14 +71,20 @@ fn is_idle(step: &Step, old: &Compiled) -> bool {
 fn narrowed(old: &Compiled, new: &Compiled) -> BTreeSet<u32> {
     let moved: BTreeSet<(u32, u32)> = class_moves(old, new);
     let lost = |set: u32| {
-        [abi::DIR_INGRESS, abi::DIR_EGRESS].into_iter().any(|direction| {
-            moved.iter().any(|(before, after)| {
-                let row = |world: &Compiled, class| world.row(set, direction, class);
-                !row(new, *after).covers(&row(old, *before))
+        [abi::DIR_INGRESS, abi::DIR_EGRESS]
+            .into_iter()
+            .any(|direction| {
+                moved.iter().any(|(before, after)| {
+                    let row = |world: &Compiled, class| world.row(set, direction, class);
+                    !row(new, *after).covers(&row(old, *before))
+                })
             })
-        })
     };
-    new.sets.keys().copied().filter(|set| old.sets.contains_key(set) && lost(*set)).collect()
+    new.sets
+        .keys()
+        .copied()
+        .filter(|set| old.sets.contains_key(set) && lost(*set))
+        .collect()
 }
 
 /// Class before and after, of every address and range whose class changed.
@@ -106,7 +114,8 @@ impl Compiled {
     fn class_around(&self, net: &IpNetwork) -> u32 {
         let around = (0..=net.prefix()).rev().filter_map(|prefix| {
             let wider = IpNetwork::new(net.ip(), prefix).ok()?;
-            self.ranges.get(&IpNetwork::new(wider.network(), prefix).ok()?)
+            self.ranges
+                .get(&IpNetwork::new(wider.network(), prefix).ok()?)
         });
         around.copied().next().unwrap_or(0)
     }
@@ -114,8 +123,18 @@ impl Compiled {
     /// What the rows say for a set, a direction and a class: the class's row, else that of class 0,
     /// else nothing is allowed.
     pub fn row(&self, set_id: u32, direction: u8, class: u32) -> Allowed {
-        let found = self.rows.get(&RowKey { set_id, direction, class });
-        let found = found.or_else(|| self.rows.get(&RowKey { set_id, direction, class: 0 }));
+        let found = self.rows.get(&RowKey {
+            set_id,
+            direction,
+            class,
+        });
+        let found = found.or_else(|| {
+            self.rows.get(&RowKey {
+                set_id,
+                direction,
+                class: 0,
+            })
+        });
         found.cloned().unwrap_or(Allowed::Ports(BTreeMap::new()))
     }
 }

@@ -310,6 +310,7 @@ impl Core {
             endpoint::close(&local)
         };
         self.writer.apply(&steps, now);
+        self.policy.endpoint_changed();
         let attachment = Attachment { phase: Phase::Closed { ifindex }, sandbox };
         self.attachments.insert(attachment.sandbox.id.clone(), attachment);
     }
@@ -389,6 +390,7 @@ impl Core {
             return Err(Wait::NoPod);
         }
         self.mark_open(id);
+        self.policy.endpoint_changed();
         self.plan_policy(now);
         Ok(())
     }
@@ -409,6 +411,7 @@ impl Core {
             Phase::Closed { ifindex } | Phase::Open { ifindex } => ifindex,
         };
         attachment.phase = Phase::Reserved;
+        self.policy.endpoint_changed();
         let steps = endpoint::remove(&attachment.sandbox.local(ifindex));
         self.writer.apply(&steps, now);
         Some(ifindex)
