@@ -1,6 +1,8 @@
 //! The programs in real network namespaces: pods, their node and the outside, with real sockets. What is
 //! particular to single packets is tested by `datapath_run.rs`.
 
+#[path = "datapath/cgroup.rs"]
+mod cgroup;
 #[path = "datapath/lab.rs"]
 #[allow(dead_code, reason = "shared by several tests")]
 mod lab;
@@ -293,4 +295,121 @@ fn a_pod_cannot_use_a_foreign_source_and_nothing_leaves_before_it_is_ready() {
             hook == abi::Hook::PodOut && outcome == abi::Outcome::Spoofed && count.packets > 0
         });
     assert!(spoofed, "the drop is counted by its reason");
+}
+
+#[test]
+fn host_sockets_reach_services_without_a_translated_packet() {
+    let mut lab = Lab::new("sock");
+    let p3 = lab.pod(3);
+    let node = lab.node_ns().to_owned();
+    serve(&p3, 8080, "p3");
+    serve_udp(&p3, 5353, "u3");
+    let frontends = [(cluster_ip(VIP, 80, TCP), 0), (node_port(30080, 0), 8)];
+    lab.service(1, &frontends, &[(P3, 8080, 1, 0)]);
+    lab.service(2, &[(cluster_ip(VIP, 53, UDP), 0)], &[(P3, 5353, 1, 0)]);
+    lab.service(3, &[(cluster_ip(VIP, 81, TCP), 0)], &[]);
+    let cgroup = cgroup::Cgroup::join("wl-bpf-sock");
+    lab.datapath.attach_sockets(&cgroup.dir).expect("sockets");
+
+    assert_eq!(ask(&node, VIP, 80), ok("p3 192.168.77.1"), "ClusterIP");
+    assert_eq!(
+        ask(&node, NODE_IP, 30080),
+        ok("p3 192.168.77.1"),
+        "own NodePort"
+    );
+    let loopback = Ipv4Addr::LOCALHOST;
+    assert_eq!(
+        ask(&node, loopback, 30080),
+        ok("p3 192.168.77.1"),
+        "NodePort on the loopback"
+    );
+    assert_eq!(
+        ask_udp(&node, VIP, 53),
+        ok("u3 192.168.77.1"),
+        "UDP, connected"
+    );
+    assert_eq!(
+        net::ask_udp_unconnected(&node, VIP, 53),
+        ok("u3 192.168.77.1"),
+        "UDP, the VIP answers"
+    );
+    let stream = connect(&node, VIP, 80).expect("connects");
+    assert_eq!(
+        stream.peer_addr().unwrap().to_string(),
+        "10.96.0.10:80",
+        "getpeername"
+    );
+    assert!(ask(&node, VIP, 81).is_err(), "service without endpoints");
+    assert!(
+        ask(lab.outside_ns(), VIP, 80).is_err(),
+        "other namespaces are left alone"
+    );
+    lab.datapath.detach_sockets().expect("detached");
+    assert!(ask(&node, VIP, 80).is_err(), "nothing translates any more");
+}
+
+#[test]
+fn a_host_network_backend_answers_outside_clients_through_its_frontend() {
+    let mut lab = Lab::new("hostnet");
+    let p2 = lab.pod(2);
+    let (node, outside) = (lab.node_ns().to_owned(), lab.outside_ns().to_owned());
+    serve(&node, 9000, "node");
+    serve(&p2, 8080, "p2");
+    lab.service(
+        1,
+        &[(node_port(30090, 1), 8)],
+        &[(NODE_IP, 9000, 1, abi::BE_HOST)],
+    );
+    // The same backend behind two frontends, asked from the same port: the second flow is told apart.
+    lab.service(
+        2,
+        &[(node_port(30091, 1), 8), (node_port(30092, 1), 8)],
+        &[(P2, 8080, 1, 0)],
+    );
+    let mut cfg = lab
+        .maps
+        .get::<agent::net::maps::CfgTable>(&0)
+        .unwrap()
+        .unwrap();
+    cfg.flags |= abi::CFG_UPLINK_OUT;
+    lab.maps
+        .put::<agent::net::maps::CfgTable>(&0, &cfg)
+        .unwrap();
+    assert_eq!(
+        ask(&outside, NODE_IP, 30090),
+        ok("node 192.168.77.100"),
+        "host-network backend"
+    );
+
+    let mut first = net::connect_from(&outside, 40_000, NODE_IP, 30091).expect("first");
+    let mut second = net::connect_from(&outside, 40_000, NODE_IP, 30092).expect("second");
+    assert_eq!(ask_again(&mut first), ok("p2 192.168.77.100"));
+    assert_eq!(ask_again(&mut second), ok("p2 192.168.77.100"));
+    assert_eq!(ask_again(&mut first), ok("p2 192.168.77.100"));
+}
+
+#[test]
+fn a_local_traffic_policy_uses_only_this_nodes_backends() {
+    let mut lab = Lab::new("local");
+    let p2 = lab.pod(2);
+    let outside = lab.outside_ns().to_owned();
+    serve(&p2, 8080, "p2");
+    let local = abi::FE_NODE_PORT | abi::FE_LOCAL;
+    lab.service(1, &[(node_port(30070, 1), local)], &[(P2, 8080, 1, 0)]);
+    lab.node(2, OUTSIDE_IP);
+    assert_eq!(
+        ask(&outside, NODE_IP, 30070),
+        Err("timed out".into()),
+        "none here: dropped"
+    );
+    let mut service = lab
+        .maps
+        .get::<agent::net::maps::SvcTable>(&1)
+        .unwrap()
+        .unwrap();
+    service.local = service.cluster;
+    lab.maps
+        .put::<agent::net::maps::SvcTable>(&1, &service)
+        .unwrap();
+    assert_eq!(ask(&outside, NODE_IP, 30070), ok("p2 192.168.77.100"));
 }

@@ -105,3 +105,50 @@ pub fn ask_udp(ns: &str, to: Ipv4Addr, port: u16) -> Result<String, String> {
         .map_err(|error| error.kind().to_string())?;
     Ok(String::from_utf8_lossy(&buffer[..n]).into_owned())
 }
+
+/// Asks by UDP on a socket that is not connected; the answer must come from the address asked.
+pub fn ask_udp_unconnected(ns: &str, to: Ipv4Addr, port: u16) -> Result<String, String> {
+    let socket = enter(ns, || {
+        UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).expect("bind")
+    });
+    socket.set_read_timeout(Some(PATIENCE)).expect("timeout");
+    socket
+        .send_to(b"?", (to, port))
+        .map_err(|error| error.kind().to_string())?;
+    let mut buffer = [0; 256];
+    let (n, from) = socket
+        .recv_from(&mut buffer)
+        .map_err(|error| error.kind().to_string())?;
+    if from != SocketAddr::from((to, port)) {
+        return Err(format!("answer from {from}"));
+    }
+    Ok(String::from_utf8_lossy(&buffer[..n]).into_owned())
+}
+
+/// Connects from a port that several connections share.
+pub fn connect_from(ns: &str, from: u16, to: Ipv4Addr, port: u16) -> Result<TcpStream, String> {
+    use nix::sys::socket::{
+        AddressFamily, SockFlag, SockType, SockaddrIn, bind, connect, setsockopt, socket, sockopt,
+    };
+    use std::os::fd::AsRawFd;
+    enter(ns, move || {
+        let fd = socket(
+            AddressFamily::Inet,
+            SockType::Stream,
+            SockFlag::empty(),
+            None,
+        )
+        .map_err(|errno| errno.to_string())?;
+        setsockopt(&fd, sockopt::ReuseAddr, &true).map_err(|errno| errno.to_string())?;
+        setsockopt(&fd, sockopt::ReusePort, &true).map_err(|errno| errno.to_string())?;
+        let own = SockaddrIn::from(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, from));
+        bind(fd.as_raw_fd(), &own).map_err(|errno| errno.to_string())?;
+        let peer = SockaddrIn::from(SocketAddrV4::new(to, port));
+        connect(fd.as_raw_fd(), &peer).map_err(|errno| errno.to_string())?;
+        let stream = TcpStream::from(fd);
+        stream
+            .set_read_timeout(Some(PATIENCE))
+            .map_err(|error| error.to_string())?;
+        Ok(stream)
+    })
+}

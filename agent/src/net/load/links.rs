@@ -97,7 +97,7 @@ impl Datapath {
     pub fn detach_pod(&self, ifindex: u32) -> Result<(), LoadError> {
         let dir = self.links_dir()?;
         POD.iter()
-            .try_for_each(|(program, _)| super::remove(&dir.join(format!("{program}_{ifindex}"))))
+            .try_for_each(|(program, _)| detach(&dir.join(format!("{program}_{ifindex}"))))
     }
 
     /// Detaches every socket program.
@@ -105,17 +105,23 @@ impl Datapath {
         let dir = self.links_dir()?;
         SOCKET
             .iter()
-            .try_for_each(|(program, _)| super::remove(&dir.join(program)))
+            .try_for_each(|(program, _)| detach(&dir.join(program)))
     }
 
     /// Detaches everything and removes all pins below `dir`: the node's datapath is gone.
     pub fn remove_all(dir: &Path) -> Result<(), LoadError> {
-        for place in [dir.join("links"), dir.to_path_buf()] {
+        for (place, end) in [
+            (
+                dir.join("links"),
+                detach as fn(&Path) -> Result<(), LoadError>,
+            ),
+            (dir.to_path_buf(), super::remove),
+        ] {
             let Ok(entries) = std::fs::read_dir(&place) else {
                 continue;
             };
             for entry in entries.flatten().filter(|entry| entry.path().is_file()) {
-                super::remove(&entry.path())?;
+                end(&entry.path())?;
             }
         }
         // What is not empty or not ours stays.
@@ -170,6 +176,19 @@ impl Datapath {
         std::fs::create_dir_all(&dir).map_err(file("create", &dir))?;
         Ok(dir)
     }
+}
+
+/// Detaches a pinned link and unpins it; nothing if it is not there.
+fn detach(path: &Path) -> Result<(), LoadError> {
+    if let Ok(fd) = sys::open(path) {
+        match sys::link_detach(fd.as_fd()) {
+            Err(source) if !is_defunct(&source) => {
+                return Err(link("detach", path.display(), source));
+            }
+            _ => {}
+        }
+    }
+    super::remove(path)
 }
 
 /// A link without its interface answers ENOLINK.

@@ -19,6 +19,7 @@ const OBJ_GET_INFO_BY_FD: u32 = 15;
 const MAP_LOOKUP_BATCH: u32 = 24;
 const LINK_CREATE: u32 = 28;
 const LINK_UPDATE: u32 = 29;
+const LINK_DETACH: u32 = 34;
 
 /// `bpf_attach_type` of tcx.
 pub const TCX_INGRESS: u32 = 46;
@@ -57,6 +58,13 @@ struct ObjAttr {
     path: u64,
     fd: u32,
     flags: u32,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct ObjFdAttr {
+    fd: u32,
+    pad: u32,
 }
 
 #[repr(C)]
@@ -295,6 +303,15 @@ pub fn link_update(link: BorrowedFd<'_>, prog: BorrowedFd<'_>) -> io::Result<()>
         ..Default::default()
     };
     call(LINK_UPDATE, &mut attr).map(drop)
+}
+
+/// Detaches a link at once (the last reference alone would do it a moment later).
+pub fn link_detach(link: BorrowedFd<'_>) -> io::Result<()> {
+    let mut attr = ObjFdAttr {
+        fd: raw(link),
+        pad: 0,
+    };
+    call(LINK_DETACH, &mut attr).map(drop)
 }
 
 /// What a test run returned.
