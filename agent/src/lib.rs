@@ -14,4 +14,34 @@ pub mod state;
 pub mod volume;
 pub mod watch;
 
+use std::sync::Arc;
+
+use anyhow::Context;
+use tokio_util::sync::CancellationToken;
+
 pub use config::Config;
+
+/// The agent's two identities.
+pub struct Clients {
+    /// `system:node:NAME`: the pod half.
+    pub node: kube::Client,
+    /// `windlass:net:NAME`: the net half.
+    pub net: kube::Client,
+}
+
+/// Runs both halves until `shutdown`, or until one of them cannot go on.
+pub async fn run(
+    config: Config,
+    clients: Clients,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    let config = Arc::new(config);
+    let Clients { node, net } = clients;
+    let pods = pod::run(config.clone(), node, shutdown.clone());
+    let net = net::run(config.clone(), net, shutdown);
+    tokio::try_join!(
+        async { pods.await.context("pod half") },
+        async { net.await.context("net half") },
+    )?;
+    Ok(())
+}

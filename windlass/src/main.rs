@@ -1,2 +1,83 @@
-//! The windlass binary.
-fn main() {}
+//! The windlass binary: command line in, one composed process out. Called by a container runtime
+//! (CNI_COMMAND is set) it is the CNI plugin.
+
+mod agent;
+mod flags;
+mod server;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// A whole Kubernetes-compatible cluster node in one process, with its networking in eBPF.
+#[derive(Parser)]
+#[command(name = "windlass", version, max_term_width = 100)]
+struct Cli {
+    /// Log filter, in the syntax of tracing's EnvFilter.
+    #[arg(long, global = true, env = "WINDLASS_LOG", default_value = "info")]
+    log: String,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the control plane and, unless --disable-agent, this machine's node.
+    Server(Box<server::Flags>),
+    /// Run this machine's node of an existing cluster.
+    Agent(Box<agent::Flags>),
+    /// Stream this node's flows and drops with the names of their pods.
+    Flows(agent::FlowsFlags),
+}
+
+fn main() -> ExitCode {
+    if std::env::var_os("CNI_COMMAND").is_some() {
+        return ::agent::cni::plugin_main();
+    }
+    let cli = Cli::parse();
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("windlass: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_new(&cli.log)?;
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    rustls::crypto::ring::default_provider().install_default().ok();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let shutdown = stop_on_signal()?;
+        match cli.command {
+            Command::Server(flags) => server::run(*flags, shutdown).await,
+            Command::Agent(flags) => agent::run(*flags, shutdown).await,
+            Command::Flows(flags) => agent::flows(flags).await,
+        }
+    })
+}
+
+/// A token that is cancelled by SIGINT or SIGTERM.
+fn stop_on_signal() -> anyhow::Result<CancellationToken> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let shutdown = CancellationToken::new();
+    let (mut interrupt, mut terminate) =
+        (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let stop = shutdown.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        tracing::info!("stopping");
+        stop.cancel();
+    });
+    Ok(shutdown)
+}

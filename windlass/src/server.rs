@@ -1,0 +1,90 @@
+//! `windlass server`: the control plane and, unless disabled, this machine's node in one process.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use ::agent::config::KeyPair;
+use clap::Args;
+use tokio_util::sync::CancellationToken;
+
+use crate::flags::{ClusterFlags, Node, NodeFlags};
+
+#[derive(Args)]
+pub struct Flags {
+    /// Durable state of the server: objects, keys, join token, admin.kubeconfig.
+    #[arg(long, default_value = "/var/lib/windlass/server")]
+    data_dir: PathBuf,
+    /// Address the API listens on.
+    #[arg(long, default_value = "0.0.0.0")]
+    bind_address: IpAddr,
+    /// Port the API listens on.
+    #[arg(long, default_value_t = 6443)]
+    secure_port: u16,
+    /// Address of the API that members of the cluster use [default: --node-ip].
+    #[arg(long)]
+    advertise_address: Option<IpAddr>,
+    /// Further names or addresses for the serving certificate.
+    #[arg(long, value_delimiter = ',')]
+    tls_san: Vec<String>,
+    /// Join token, ID.SECRET as kubeadm's [default: a random one, kept in DATA/join-token].
+    #[arg(long, env = "WINDLASS_TOKEN", hide_env_values = true)]
+    token: Option<String>,
+    /// Also write the admin kubeconfig here.
+    #[arg(long)]
+    write_kubeconfig: Option<PathBuf>,
+    /// Run the control plane alone: this machine is no node.
+    #[arg(long)]
+    disable_agent: bool,
+    #[command(flatten)]
+    cluster: ClusterFlags,
+    #[command(flatten)]
+    node: NodeFlags,
+}
+
+pub async fn run(flags: Flags, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let node = flags.node.node(None)?;
+    let config = controlplane::Config {
+        data_dir: flags.data_dir,
+        listen: SocketAddr::new(flags.bind_address, flags.secure_port),
+        advertise: flags.advertise_address.unwrap_or(node.ips[0]),
+        sans: flags.tls_san,
+        token: flags.token,
+        kubeconfig: flags.write_kubeconfig,
+        service_cidrs: flags.cluster.service_cidr.clone(),
+        cluster_cidrs: flags.cluster.cluster_cidr.clone(),
+        cluster_dns: flags.cluster.dns()?,
+        cluster_domain: flags.cluster.cluster_domain.clone(),
+    };
+    let server = controlplane::start(config, shutdown.clone()).await?;
+    if flags.disable_agent {
+        return server.stopped().await;
+    }
+    let (config, clients) = agent(&server, &flags.cluster, &flags.node, node)?;
+    // The API outlives the agent, for the agent's last writes.
+    let (agent, server) = tokio::join!(
+        async {
+            let result = ::agent::run(config, clients, shutdown.clone()).await;
+            shutdown.cancel();
+            result
+        },
+        server.stopped(),
+    );
+    agent.and(server)
+}
+
+/// The node of this process: its configuration, and clients that need no socket.
+fn agent(
+    server: &controlplane::Running,
+    cluster: &ClusterFlags,
+    flags: &NodeFlags,
+    node: Node,
+) -> anyhow::Result<(::agent::Config, ::agent::Clients)> {
+    let serving = server.kubelet_serving(&node.name, &node.ips)?;
+    let serving = KeyPair { cert_pem: serving.cert_pem.into(), key_pem: serving.key_pem.into() };
+    let clients = ::agent::Clients {
+        node: server.client_of_node(&node.name),
+        net: server.client_of_net(&node.name),
+    };
+    let config = flags.config(cluster, node, server.url(), server.ca_pem().into(), serving)?;
+    Ok((config, clients))
+}
