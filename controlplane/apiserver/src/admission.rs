@@ -3,6 +3,7 @@
 //! One file per plugin, each a function named after upstream's plugin; order as in
 //! `pkg/kubeapiserver/options/plugins.go`.
 
+mod certificate;
 mod namespace;
 mod pod;
 
@@ -40,6 +41,9 @@ impl<'c> Admission<'c> {
         namespace::lifecycle(self, doc)?;
         if self.is("", "namespaces") {
             namespace::label(doc);
+        }
+        if self.is("certificates.k8s.io", "certificatesigningrequests") && self.is_create() {
+            certificate::set_requestor(doc, &self.call.user);
         }
         if self.is("", "pods") && self.call.subresource.is_none() {
             pod::mutate(self, doc)?;

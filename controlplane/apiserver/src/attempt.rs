@@ -230,6 +230,9 @@ fn evaluate(
     };
     if let Some(part) = part {
         api::strategy::prepare_update(row, &mut doc, &old_doc, part);
+        if row.plural == "certificatesigningrequests" {
+            api::strategy::populate_certificate_times(&mut doc, &old_doc, &call.now_text());
+        }
         let errors = api::validate::validate_update(row, &doc, &old_doc, part);
         if !errors.is_empty() {
             return Err(Status::invalid(row.group, row.kind, doc.name(), &errors));
