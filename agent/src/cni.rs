@@ -14,6 +14,9 @@ use serde::{Deserialize, Serialize};
 
 /// Plugin `type` in the configuration, and the name of the link in the CNI bin directory.
 pub const PLUGIN_TYPE: &str = "windlass";
+/// The plugin containerd 1.x calls first for every pod, to bring up `lo`. Ours is brought up together
+/// with the pod's interface, so this one only has to exist and say yes.
+pub const LOOPBACK_TYPE: &str = "loopback";
 /// Versions of the specification this plugin speaks.
 pub const VERSIONS: [&str; 3] = ["0.4.0", "1.0.0", "1.1.0"];
 /// Longest configuration read from stdin, and longest answer read from the agent.
@@ -137,6 +140,8 @@ pub struct Failure {
 struct NetConf {
     #[serde(default = "oldest_version")]
     cni_version: String,
+    #[serde(default, rename = "type")]
+    kind: String,
     /// The agent's socket; absent only for VERSION.
     #[serde(default)]
     socket: PathBuf,
@@ -171,8 +176,30 @@ fn run() -> Result<String, Failure> {
     }
     let conf: NetConf = serde_json::from_str(&stdin)
         .map_err(|e| Failure::new(code::DECODE_FAILURE, "parse network configuration", e))?;
+    if conf.kind == LOOPBACK_TYPE {
+        return Ok(loopback(&command, &conf.cni_version));
+    }
     let version = conf.cni_version.clone();
     call(&command, conf).map_err(|failure| Failure { cni_version: version, ..failure })
+}
+
+/// The answer of [`LOOPBACK_TYPE`], in whatever version was asked for: it is the same in all.
+fn loopback(command: &str, version: &str) -> String {
+    if command != "ADD" {
+        return String::new();
+    }
+    let lo = Interface {
+        name: "lo".into(),
+        mac: "00:00:00:00:00:00".into(),
+        sandbox: std::env::var("CNI_NETNS").unwrap_or_default(),
+    };
+    json(&AddResult {
+        cni_version: version.to_owned(),
+        interfaces: vec![lo],
+        ips: Vec::new(),
+        routes: Vec::new(),
+        dns: Dns {},
+    })
 }
 
 fn call(command: &str, conf: NetConf) -> Result<String, Failure> {
@@ -345,13 +372,13 @@ mod tests {
 
     #[test]
     fn an_unsupported_version_is_refused_with_code_1() {
-        let conf = NetConf { cni_version: "9.9.9".into(), socket: "/nowhere".into() };
+        let conf = NetConf { cni_version: "9.9.9".into(), kind: PLUGIN_TYPE.into(), socket: "/nowhere".into() };
         assert_eq!(call("ADD", conf).unwrap_err().code, code::INCOMPATIBLE_VERSION);
     }
 
     #[test]
     fn status_without_an_agent_is_code_50() {
-        let conf = NetConf { cni_version: "1.1.0".into(), socket: "/nowhere/cni.sock".into() };
+        let conf = NetConf { cni_version: "1.1.0".into(), kind: PLUGIN_TYPE.into(), socket: "/nowhere/cni.sock".into() };
         assert_eq!(call("STATUS", conf).unwrap_err().code, code::PLUGIN_NOT_AVAILABLE);
     }
 

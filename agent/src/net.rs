@@ -15,7 +15,9 @@ use crate::Config;
 pub mod cni;
 pub mod condition;
 pub mod core;
+pub mod dns;
 pub mod engine;
+pub mod flows;
 pub mod hooks;
 pub mod host;
 pub mod ipam;
@@ -26,6 +28,7 @@ pub mod netns;
 pub mod plan;
 pub mod rows;
 pub mod sandbox;
+pub mod sweep;
 pub mod sysctl;
 pub mod veth;
 pub mod writer;
@@ -47,6 +50,9 @@ pub async fn run(
     let uplinks = wait_for_uplinks(&netlink, &cfg).await?;
     prepare_host(&cfg, &netlink, &uplinks).await?;
     let (hooks, maps) = hooks::load(&cfg, &uplinks).context("load the datapath")?;
+    if let Some(datapath) = hooks.datapath() {
+        tokio::spawn(sweep::run(datapath, shutdown.clone()));
+    }
     let core = core::Core::new(maps, &cfg.node_name, &cfg.cluster_dns)
         .context("read the datapath's maps")?;
     let store = sandbox::Store::open(&cfg.root_dir.join("net")).context("open sandbox records")?;
@@ -61,13 +67,21 @@ pub async fn run(
     };
     let (engine, handle, status) = Engine::new(parts);
     let running = tokio::spawn(engine.run(shutdown.clone()));
+    tokio::spawn(dns::run(cfg.clone(), states.clone(), shutdown.clone()));
     tokio::select! {
         complete = completed(status) => complete?,
         () = shutdown.cancelled() => return Ok(()),
     }
+    let flows = flows::Server {
+        run_dir: cfg.run_dir.clone(),
+        bpf_dir: cfg.bpf_dir.clone(),
+        engine: handle.clone(),
+        states,
+    };
     cni::serve(&cfg, handle, netlink, uplinks.mtu(), shutdown.clone()).context("serve CNI")?;
     cni::announce(&cfg).context("announce the CNI plugin")?;
     tracing::info!(node = %cfg.node_name, mtu = uplinks.mtu(), "network ready");
+    tokio::spawn(serve_flows(flows, shutdown.clone()));
     tokio::spawn(condition::keep(client, cfg.node_name.clone(), shutdown.clone()));
     running.await.context("the engine of the net half panicked")
 }
@@ -101,6 +115,12 @@ async fn prepare_host(
     sysctl::reserve_ports(&[cfg.node_ports, (abi::SNAT_LO, abi::SNAT_HI)])
         .context("reserve ports")?;
     host::add_dns_addresses(netlink, &cfg.cluster_dns).await.context("cluster DNS addresses")
+}
+
+async fn serve_flows(server: flows::Server, shutdown: CancellationToken) {
+    if let Err(error) = flows::serve(server, shutdown).await {
+        tracing::error!(%error, "serve flows");
+    }
 }
 
 async fn completed(mut status: watch::Receiver<Status>) -> anyhow::Result<()> {

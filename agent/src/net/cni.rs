@@ -20,7 +20,7 @@ use super::sandbox::{Sandbox, SandboxId};
 use super::veth;
 use crate::Config;
 use crate::cni::{
-    AddResult, Answer, Command, Dns, Failure, Interface, Ip, MESSAGE_LIMIT, PLUGIN_TYPE, Request,
+    AddResult, Answer, Command, Dns, Failure, Interface, Ip, LOOPBACK_TYPE, MESSAGE_LIMIT, PLUGIN_TYPE, Request,
     Route, VERSIONS, code,
 };
 
@@ -88,12 +88,10 @@ pub fn announce(cfg: &Config) -> Result<(), Error> {
     }
     let own = Path::new("/proc/self/exe");
     let binary = std::fs::read_link(own).map_err(failed("read", own))?;
-    let link = cfg.cni_bin_dir.join(PLUGIN_TYPE);
-    if std::fs::read_link(&link).ok().as_deref() != Some(&binary) {
-        let new = cfg.cni_bin_dir.join(format!(".{PLUGIN_TYPE}.new"));
-        let _ = std::fs::remove_file(&new);
-        std::os::unix::fs::symlink(&binary, &new).map_err(failed("link", &new))?;
-        std::fs::rename(&new, &link).map_err(failed("place", &link))?;
+    place(&cfg.cni_bin_dir, PLUGIN_TYPE, &binary)?;
+    // somebody else's plugin of that name does the same and stays
+    if !cfg.cni_bin_dir.join(LOOPBACK_TYPE).exists() {
+        place(&cfg.cni_bin_dir, LOOPBACK_TYPE, &binary)?;
     }
     let conflist = cfg.cni_conf_dir.join(CONFLIST);
     let text = conflist_text(&socket_path(cfg));
@@ -104,6 +102,19 @@ pub fn announce(cfg: &Config) -> Result<(), Error> {
         std::fs::rename(&new, &conflist).map_err(failed("place", &conflist))?;
     }
     Ok(())
+}
+
+/// Links `dir/name` to the binary, replacing what is there in one step.
+fn place(dir: &Path, name: &str, binary: &Path) -> Result<(), Error> {
+    let link = dir.join(name);
+    if std::fs::read_link(&link).ok().as_deref() == Some(binary) {
+        return Ok(());
+    }
+    let new = dir.join(format!(".{name}.new"));
+    let _ = std::fs::remove_file(&new);
+    let failed = |source| Error { operation: "link", path: link.clone(), source };
+    std::os::unix::fs::symlink(binary, &new).map_err(failed)?;
+    std::fs::rename(&new, &link).map_err(failed)
 }
 
 fn conflist_text(socket: &Path) -> String {

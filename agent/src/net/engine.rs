@@ -36,6 +36,7 @@ enum Call {
     Release(SandboxId, Reply<()>),
     Freed(SandboxId, Reply<()>),
     Lookup(SandboxId, Reply<Sandbox>),
+    ReportEvents(bool),
 }
 
 /// The way to ask the engine.
@@ -69,6 +70,8 @@ pub struct Engine {
     /// Routes this agent has in the kernel.
     routes: BTreeSet<Route>,
     status: watch::Sender<Status>,
+    /// Somebody reads flows and drops.
+    events: bool,
 }
 
 struct Waiting {
@@ -90,6 +93,7 @@ impl Engine {
             waiting: Vec::new(),
             routes: BTreeSet::new(),
             status,
+            events: false,
         };
         (engine, Handle { calls }, published)
     }
@@ -171,7 +175,7 @@ impl Engine {
         let settings = Settings {
             node_ix: u32::from(self.parts.core.node_ix()),
             host_backends: self.parts.core.has_host_backends(),
-            events: false,
+            events: self.events,
         };
         self.parts.hooks.configure(self.parts.core.maps(), settings);
         let complete = self.parts.core.complete();
@@ -253,6 +257,7 @@ impl Engine {
                 let unknown = || Failure::new(code::FAILED, "sandbox unknown", &id.container_id);
                 answer(reply, known.ok_or_else(unknown));
             }
+            Call::ReportEvents(on) => self.events = on,
         }
     }
 
@@ -326,6 +331,12 @@ impl Handle {
 
     pub async fn lookup(&self, id: SandboxId) -> Result<Sandbox, Failure> {
         self.ask(|reply| Call::Lookup(id, reply)).await
+    }
+
+    /// Has the programs report flows and drops, or stop it.
+    pub async fn report_events(&self, on: bool) {
+        // An engine that has ended leaves the programs as they are.
+        let _ = self.calls.send(Call::ReportEvents(on)).await;
     }
 
     async fn ask<T>(&self, call: impl FnOnce(Reply<T>) -> Call) -> Result<T, Failure> {

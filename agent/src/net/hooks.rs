@@ -1,6 +1,8 @@
 //! Where the engine attaches programs, and the one row of configuration they read: the loaded
 //! datapath, or nothing (tests of everything above the programs).
 
+use std::sync::Arc;
+
 use sha2::{Digest, Sha256};
 
 use super::host::Uplinks;
@@ -20,7 +22,7 @@ pub enum Hooks {
 /// The loaded datapath.
 #[derive(Debug)]
 pub struct Kernel {
-    datapath: Datapath,
+    datapath: Arc<Datapath>,
     cfg: abi::Cfg,
 }
 
@@ -65,7 +67,8 @@ pub fn load(cfg: &Config, uplinks: &Uplinks) -> Result<(Hooks, MapSet), Error> {
         source,
     })?;
     datapath.attach_sockets(&cfg.cgroup2_dir)?;
-    Ok((Hooks::Kernel(Box::new(Kernel { datapath, cfg: row })), maps))
+    let kernel = Kernel { datapath: Arc::new(datapath), cfg: row };
+    Ok((Hooks::Kernel(Box::new(kernel)), maps))
 }
 
 fn configuration(
@@ -154,10 +157,10 @@ impl Hooks {
         }
     }
 
-    /// Seconds as conntrack entries count them.
-    pub fn seconds(&self) -> Option<u32> {
+    /// The loaded programs, for what runs beside the engine.
+    pub fn datapath(&self) -> Option<Arc<Datapath>> {
         match self {
-            Self::Kernel(kernel) => kernel.datapath.seconds().ok(),
+            Self::Kernel(kernel) => Some(kernel.datapath.clone()),
             Self::None => None,
         }
     }

@@ -1,0 +1,338 @@
+//! Flows and drops as JSON lines on a Unix socket, with the names of the pods. The programs report
+//! events only while somebody reads; the ring buffer is polled, nothing is woken. A reader that is too
+//! slow misses events, and is told how many. Also the client for the command line.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use abi::{Event, Hook, Outcome};
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{broadcast, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::engine::Handle;
+use super::maps::MapSet;
+use crate::state::State;
+
+/// Pause between two looks at the ring buffer.
+const POLL: Duration = Duration::from_millis(20);
+/// Events taken at one look.
+const TAKE: usize = 4096;
+/// Events a reader may lag behind.
+const LAG: usize = 16_384;
+/// Longest request line.
+const REQUEST_LIMIT: u64 = 64;
+/// First word of a connection: a stream of events.
+const FLOWS: &str = "flows";
+/// First word of a connection: the counters, once.
+const COUNTERS: &str = "counters";
+
+/// One event.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Flow {
+    /// Seconds since the node booted.
+    pub time: String,
+    /// `forwarded` or `dropped`.
+    pub verdict: String,
+    /// Outcome as in the metrics: `new_flow`, `policy_denied_ingress`.
+    pub reason: String,
+    pub hook: String,
+    pub protocol: String,
+    pub source: End,
+    pub destination: End,
+    /// Destination after DNAT, if there was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backend: Option<End>,
+    pub bytes: u32,
+}
+
+/// One end of a flow.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct End {
+    pub address: IpAddr,
+    pub port: u16,
+    /// `namespace/name` of the pod, Service or Node that has the address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+}
+
+/// A counter that is not zero.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counter {
+    pub hook: String,
+    pub reason: String,
+    pub dropped: bool,
+    pub packets: u64,
+    pub bytes: u64,
+}
+
+/// Path of the socket.
+pub fn socket_path(run_dir: &Path) -> PathBuf {
+    run_dir.join("flows.sock")
+}
+
+// === server ===
+
+/// What the server needs.
+pub struct Server {
+    pub run_dir: PathBuf,
+    /// Directory of the pins.
+    pub bpf_dir: PathBuf,
+    pub engine: Handle,
+    pub states: watch::Receiver<Arc<State>>,
+}
+
+/// Serves readers until `shutdown`.
+pub async fn serve(server: Server, shutdown: CancellationToken) -> std::io::Result<()> {
+    let path = socket_path(&server.run_dir);
+    if let Err(error) = std::fs::remove_file(&path)
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
+        return Err(error);
+    }
+    let listener = UnixListener::bind(&path)?;
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+    let (events, _) = broadcast::channel::<Arc<str>>(LAG);
+    let polling = tokio::spawn(poll(server.states, server.engine, server.bpf_dir.clone(), events.clone()));
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => {
+                let (stream, _) = accepted?;
+                let (events, bpf_dir) = (events.clone(), server.bpf_dir.clone());
+                tokio::spawn(async move {
+                    if let Err(error) = reader(stream, &events, &bpf_dir).await {
+                        tracing::debug!(%error, "reader of flows is gone");
+                    }
+                });
+            }
+            () = shutdown.cancelled() => {
+                polling.abort();
+                return Ok(());
+            }
+        }
+    }
+}
+
+async fn reader(
+    mut stream: UnixStream,
+    events: &broadcast::Sender<Arc<str>>,
+    bpf_dir: &Path,
+) -> std::io::Result<()> {
+    let mut request = String::new();
+    BufReader::new((&mut stream).take(REQUEST_LIMIT)).read_line(&mut request).await?;
+    match request.trim() {
+        FLOWS => stream_events(stream, events.subscribe()).await,
+        COUNTERS => {
+            let counters = counters_in(bpf_dir).map_err(std::io::Error::other)?;
+            for counter in counters {
+                let line = serde_json::to_string(&counter)? + "\n";
+                stream.write_all(line.as_bytes()).await?;
+            }
+            Ok(())
+        }
+        other => Err(std::io::Error::other(format!("unknown request {other:?}"))),
+    }
+}
+
+async fn stream_events(
+    mut stream: UnixStream,
+    mut events: broadcast::Receiver<Arc<str>>,
+) -> std::io::Result<()> {
+    loop {
+        match events.recv().await {
+            Ok(line) => stream.write_all(line.as_bytes()).await?,
+            Err(broadcast::error::RecvError::Lagged(missed)) => {
+                let line = format!("{{\"missed\":{missed}}}\n");
+                stream.write_all(line.as_bytes()).await?;
+            }
+            Err(broadcast::error::RecvError::Closed) => return Ok(()),
+        }
+    }
+}
+
+fn counters_in(bpf_dir: &Path) -> Result<Vec<Counter>, super::maps::MapError> {
+    let counts = MapSet::open(bpf_dir)?.counts()?;
+    let counter = |(hook, outcome, count): (Hook, Outcome, abi::event::Count)| Counter {
+        hook: hook.name().into(),
+        reason: outcome.name().into(),
+        dropped: outcome.is_drop(),
+        packets: count.packets,
+        bytes: count.bytes,
+    };
+    Ok(counts.into_iter().map(counter).collect())
+}
+
+/// Polls while there are readers, and has the programs report only then.
+async fn poll(
+    states: watch::Receiver<Arc<State>>,
+    engine: Handle,
+    bpf_dir: PathBuf,
+    events: broadcast::Sender<Arc<str>>,
+) {
+    let mut names = Names::default();
+    let mut ring = None;
+    let mut reporting = false;
+    let mut pause = tokio::time::interval(POLL);
+    pause.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        pause.tick().await;
+        let wanted = events.receiver_count() > 0;
+        if wanted != reporting {
+            reporting = wanted;
+            engine.report_events(wanted).await;
+        }
+        if !wanted {
+            continue;
+        }
+        if ring.is_none() {
+            match MapSet::events(&bpf_dir) {
+                Ok(opened) => ring = Some(opened),
+                Err(error) => tracing::warn!(%error, "open events"),
+            }
+        }
+        names.follow(&states.borrow());
+        for event in ring.as_mut().map(|r| r.poll(TAKE)).unwrap_or_default() {
+            let Some(flow) = flow(&event, &names) else { continue };
+            let line = serde_json::to_string(&flow).expect("a flow has string keys only") + "\n";
+            // Without receivers the event is of no use.
+            let _ = events.send(line.into());
+        }
+    }
+}
+
+/// Addresses with names, made anew when the state changed.
+#[derive(Default)]
+struct Names {
+    of: Arc<State>,
+    names: HashMap<IpAddr, String>,
+}
+
+impl Names {
+    fn follow(&mut self, state: &Arc<State>) {
+        if Arc::ptr_eq(state, &self.of) {
+            return;
+        }
+        self.of = state.clone();
+        self.names.clear();
+        for node in state.nodes.values() {
+            self.names.extend(node.addresses.iter().map(|ip| (*ip, format!("node/{}", node.name))));
+        }
+        for service in state.services.values() {
+            let name = format!("service/{}", service.key);
+            self.names.extend(service.cluster_ips.iter().map(|ip| (*ip, name.clone())));
+        }
+        for pod in state.pods.values().filter(|p| p.owns_its_addresses()) {
+            self.names.extend(pod.ips.iter().map(|ip| (*ip, pod.key.to_string())));
+        }
+    }
+
+    fn end(&self, address: abi::V6, port: abi::Port) -> End {
+        let address = Ipv6Addr::from(address).to_canonical();
+        End { address, port: port.get(), name: self.names.get(&address).cloned() }
+    }
+}
+
+fn flow(event: &Event, names: &Names) -> Option<Flow> {
+    let outcome = Outcome::from_u8(event.outcome)?;
+    let hook = Hook::from_u8(event.hook)?;
+    let translated = (event.nat_dst, event.nat_dst_port) != (event.dst, event.dst_port);
+    let seconds = event.time / 1_000_000_000;
+    let micros = event.time % 1_000_000_000 / 1_000;
+    Some(Flow {
+        time: format!("{seconds}.{micros:06}"),
+        verdict: if outcome.is_drop() { "dropped" } else { "forwarded" }.into(),
+        reason: outcome.name().into(),
+        hook: hook.name().into(),
+        protocol: protocol_name(event.proto),
+        source: names.end(event.src, event.src_port),
+        destination: names.end(event.dst, event.dst_port),
+        backend: translated.then(|| names.end(event.nat_dst, event.nat_dst_port)),
+        bytes: event.len,
+    })
+}
+
+fn protocol_name(number: u8) -> String {
+    match number {
+        abi::PROTO_TCP => "TCP".into(),
+        abi::PROTO_UDP => "UDP".into(),
+        abi::PROTO_SCTP => "SCTP".into(),
+        abi::PROTO_ICMP => "ICMP".into(),
+        abi::PROTO_ICMPV6 => "ICMPv6".into(),
+        other => other.to_string(),
+    }
+}
+
+// === client ===
+
+/// Prints flows and drops until the agent ends or stdout closes: as JSON lines, or readable.
+pub async fn client(run_dir: &Path, json: bool) -> std::io::Result<()> {
+    ask(run_dir, FLOWS, |line| {
+        if json {
+            return line.to_owned();
+        }
+        serde_json::from_str::<Flow>(line).map_or_else(|_| line.to_owned(), |f| f.to_string())
+    })
+    .await
+}
+
+/// Prints the datapath's counters: as JSON lines, or readable.
+pub async fn counters(run_dir: &Path, json: bool) -> std::io::Result<()> {
+    ask(run_dir, COUNTERS, |line| {
+        if json {
+            return line.to_owned();
+        }
+        serde_json::from_str::<Counter>(line).map_or_else(|_| line.to_owned(), |c| c.to_string())
+    })
+    .await
+}
+
+async fn ask(run_dir: &Path, word: &str, show: impl Fn(&str) -> String) -> std::io::Result<()> {
+    let mut stream = UnixStream::connect(socket_path(run_dir)).await?;
+    stream.write_all(format!("{word}\n").as_bytes()).await?;
+    let mut lines = BufReader::new(stream).lines();
+    let mut stdout = tokio::io::stdout();
+    while let Some(line) = lines.next_line().await? {
+        stdout.write_all(format!("{}\n", show(&line)).as_bytes()).await?;
+        stdout.flush().await?;
+    }
+    Ok(())
+}
+
+impl std::fmt::Display for End {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let address = match self.address {
+            IpAddr::V4(a) => a.to_string(),
+            IpAddr::V6(a) => format!("[{a}]"),
+        };
+        match &self.name {
+            Some(name) => write!(f, "{name} ({address}:{})", self.port),
+            None => write!(f, "{address}:{}", self.port),
+        }
+    }
+}
+
+impl std::fmt::Display for Flow {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { time, verdict, reason, hook, protocol, source, destination, backend, bytes } =
+            self;
+        write!(f, "{time} {verdict} {protocol} {source} → {destination}")?;
+        if let Some(backend) = backend {
+            write!(f, " → {backend}")?;
+        }
+        write!(f, " {reason} ({hook}, {bytes} bytes)")
+    }
+}
+
+impl std::fmt::Display for Counter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { hook, reason, dropped, packets, bytes } = self;
+        let verdict = if *dropped { "dropped" } else { "passed" };
+        write!(f, "{hook:<12}{verdict:<9}{reason:<34}{packets:>14} packets{bytes:>18} bytes")
+    }
+}
