@@ -484,3 +484,6 @@ pub fn go_duration(duration: Duration) -> String {
 pub fn role(pod: &Pod, name: &str) -> Option<Role> {
     spec::find(pod, name).map(|(role, _)| role)
 }
+
+#[cfg(test)]
+mod tests;

@@ -453,3 +453,6 @@ fn condition(
         observed_generation: input.pod.metadata.generation,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -12,8 +12,6 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use k8s_openapi::jiff::Timestamp;
-use kube::Api;
-use kube::api::{DeleteParams, Preconditions};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -21,7 +19,6 @@ use tokio_util::task::AbortOnDropHandle;
 use super::Node;
 use super::apply::{Job, Progress};
 use super::backoff::{Backoff, add};
-use super::cgroup;
 use super::events::Subject;
 use super::objects::{self, Held, Objects};
 use super::observe::{self, Exited};
@@ -32,6 +29,9 @@ use super::publisher::Publisher;
 use super::spec;
 use super::status;
 use crate::volume::{self, token::Tokens};
+
+mod ending;
+mod progress;
 
 /// Pause before a failed start, sandbox or volume is tried again.
 const RETRY: Duration = Duration::from_secs(10);
@@ -216,9 +216,9 @@ impl Worker {
         match self.phase {
             Phase::Running => self.sync().await,
             Phase::Terminating if self.observed.anything_running() => self.terminate(),
-            Phase::Terminating => self.phase_cleanup().await,
+            Phase::Terminating => self.clean_up().await,
             Phase::Finished => self.tear_down().await,
-            Phase::Cleanup => self.phase_cleanup().await,
+            Phase::Cleanup => self.clean_up().await,
             Phase::Gone => {}
         }
     }
@@ -353,108 +353,6 @@ impl Worker {
         self.wake = Some(self.wake.map_or(at, |wake| wake.min(at)));
     }
 
-    /// Ends what a finished pod still holds: its sandbox, mounts and cgroup. Logs and dead containers
-    /// stay until the pod is deleted.
-    async fn tear_down(&mut self) {
-        if self.torn_down {
-            return;
-        }
-        let mut clean = true;
-        for sandbox in self
-            .observed
-            .sandboxes
-            .iter()
-            .filter(|sandbox| sandbox.ready)
-        {
-            if let Err(error) = self.node.runtime.stop_pod_sandbox(&sandbox.id).await {
-                tracing::warn!(%error, "sandbox not stopped");
-                clean = false;
-            }
-        }
-        if let Err(error) = volume::remove(&self.node.config.root_dir, spec::uid(&self.pod)) {
-            tracing::warn!(%error, pod = spec::name(&self.pod), "volumes not removed");
-            clean = false;
-        }
-        if clean {
-            self.torn_down = true;
-        } else {
-            self.wake_at(add(Timestamp::now(), RETRY));
-        }
-    }
-
-    /// Last status, then nothing of the pod remains: runtime, files, cgroup, API object.
-    async fn phase_cleanup(&mut self) {
-        self.phase = Phase::Cleanup;
-        self.probers.stop();
-        self.publish();
-        if !self.desired.borrow().gone {
-            self.publisher.flushed().await;
-        }
-        if !self.remove_from_node().await {
-            self.wake_at(add(Timestamp::now(), RUNTIME_RETRY));
-            return;
-        }
-        if self.desired.borrow().gone {
-            self.phase = Phase::Gone;
-            return;
-        }
-        if let Err(error) = self.delete().await {
-            tracing::warn!(%error, pod = spec::name(&self.pod), "pod not deleted");
-            self.wake_at(add(Timestamp::now(), DELETE_RETRY));
-        }
-    }
-
-    async fn remove_from_node(&mut self) -> bool {
-        let mut clean = true;
-        for sandbox in &self.observed.sandboxes {
-            let stopped = self.node.runtime.stop_pod_sandbox(&sandbox.id).await;
-            let removed = match stopped {
-                Ok(()) => self.node.runtime.remove_pod_sandbox(&sandbox.id).await,
-                Err(error) => Err(error),
-            };
-            if let Err(error) = removed {
-                tracing::warn!(%error, "sandbox not removed");
-                clean = false;
-            }
-        }
-        if !clean {
-            return false;
-        }
-        self.observed = Observed::default();
-        self.node
-            .clean_up(spec::uid(&self.pod), &self.node.cgroup(&self.pod))
-            .await
-            && self.remove_logs()
-    }
-
-    fn remove_logs(&self) -> bool {
-        let dir = super::sandbox::log_directory(&self.node.config.pod_log_dir, &self.pod);
-        match std::fs::remove_dir_all(&dir) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                tracing::warn!(%error, dir, "logs not removed");
-                false
-            }
-            Ok(()) | Err(_) => true,
-        }
-    }
-
-    async fn delete(&self) -> Result<(), kube::Error> {
-        let api: Api<Pod> = Api::namespaced(self.node.client.clone(), spec::namespace(&self.pod));
-        let params = DeleteParams {
-            grace_period_seconds: Some(0),
-            preconditions: Some(Preconditions {
-                uid: self.pod.metadata.uid.clone(),
-                resource_version: None,
-            }),
-            ..DeleteParams::default()
-        };
-        match api.delete(spec::name(&self.pod), &params).await {
-            Ok(_) => Ok(()),
-            Err(kube::Error::Api(error)) if matches!(error.code, 404 | 409) => Ok(()),
-            Err(error) => Err(error),
-        }
-    }
-
     /// Waits for the next thing to happen; returns whether the runtime has to be asked again.
     async fn wait(&mut self) -> bool {
         let sleep = match self.wake {
@@ -515,91 +413,6 @@ impl Worker {
                 self.held = self.node.store.hold(references);
             }
             self.pod = desired.pod;
-        }
-        true
-    }
-
-    async fn take(&mut self, progress: Progress) -> bool {
-        let now = Timestamp::now();
-        match progress {
-            Progress::Changed { published: None } => true,
-            Progress::Changed {
-                published: Some(sender),
-            } => {
-                if self.observe().await {
-                    self.publish();
-                }
-                let flushed = self.publisher.flushed();
-                tokio::spawn(async move {
-                    flushed.await;
-                    // The job may have stopped waiting.
-                    let _ = sender.send(());
-                });
-                false
-            }
-            Progress::Waiting {
-                container,
-                why: Some(why),
-            } => {
-                self.memory.waiting.insert(container, why);
-                false
-            }
-            Progress::Waiting {
-                container,
-                why: None,
-            } => {
-                self.memory.waiting.remove(&container);
-                self.memory.hold.remove(&container);
-                self.pulls.remove(&container);
-                true
-            }
-            Progress::Retry { container } => {
-                self.memory.hold.insert(container, add(now, RETRY));
-                false
-            }
-            Progress::PullFailed { container } => {
-                let next = Backoff::next(self.pulls.get(&container).copied(), now, now);
-                if let Some((until, _)) = next.blocked_until(now, now) {
-                    self.memory.hold.insert(container.clone(), until);
-                }
-                self.pulls.insert(container, next);
-                false
-            }
-            Progress::Restarted { container, ended } => {
-                let previous = self.memory.crash.get(&container).copied();
-                self.memory
-                    .crash
-                    .insert(container, Backoff::next(previous, ended, now));
-                false
-            }
-            Progress::SandboxFailed => {
-                self.memory.sandbox_hold = Some(add(now, SANDBOX_RETRY));
-                let names: Vec<String> = spec::containers(&self.pod)
-                    .into_iter()
-                    .map(|(_, c)| c.name)
-                    .collect();
-                if self.observed.ready_sandbox().is_some() {
-                    let until = add(now, SANDBOX_RETRY);
-                    self.memory
-                        .hold
-                        .extend(names.into_iter().map(|name| (name, until)));
-                }
-                true
-            }
-        }
-    }
-}
-
-/// Removes files and cgroup of a pod that runs no more.
-impl Node {
-    pub async fn clean_up(&self, uid: &str, cgroup_path: &str) -> bool {
-        if let Err(error) = volume::remove(&self.config.root_dir, uid) {
-            tracing::warn!(%error, uid, "pod directory not removed");
-            return false;
-        }
-        if let Err(error) = cgroup::remove(cgroup_path).await {
-            tracing::warn!(%error, uid, "pod cgroup not removed");
-            return false;
         }
         true
     }

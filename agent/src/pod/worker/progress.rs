@@ -1,0 +1,81 @@
+//! What a job under way reports, taken into what the worker remembers.
+
+use k8s_openapi::jiff::Timestamp;
+
+use super::{RETRY, SANDBOX_RETRY, Worker};
+use crate::pod::apply::Progress;
+use crate::pod::backoff::{Backoff, add};
+use crate::pod::spec;
+
+impl Worker {
+    /// Returns whether the runtime has to be asked again.
+    pub(super) async fn take(&mut self, progress: Progress) -> bool {
+        let now = Timestamp::now();
+        match progress {
+            Progress::Changed { published: None } => true,
+            Progress::Changed {
+                published: Some(sender),
+            } => {
+                if self.observe().await {
+                    self.publish();
+                }
+                let flushed = self.publisher.flushed();
+                tokio::spawn(async move {
+                    flushed.await;
+                    // The job may have stopped waiting.
+                    let _ = sender.send(());
+                });
+                false
+            }
+            Progress::Waiting {
+                container,
+                why: Some(why),
+            } => {
+                self.memory.waiting.insert(container, why);
+                false
+            }
+            Progress::Waiting {
+                container,
+                why: None,
+            } => {
+                self.memory.waiting.remove(&container);
+                self.memory.hold.remove(&container);
+                self.pulls.remove(&container);
+                true
+            }
+            Progress::Retry { container } => {
+                self.memory.hold.insert(container, add(now, RETRY));
+                false
+            }
+            Progress::PullFailed { container } => {
+                let next = Backoff::next(self.pulls.get(&container).copied(), now, now);
+                if let Some((until, _)) = next.blocked_until(now, now) {
+                    self.memory.hold.insert(container.clone(), until);
+                }
+                self.pulls.insert(container, next);
+                false
+            }
+            Progress::Restarted { container, ended } => {
+                let previous = self.memory.crash.get(&container).copied();
+                self.memory
+                    .crash
+                    .insert(container, Backoff::next(previous, ended, now));
+                false
+            }
+            Progress::SandboxFailed => {
+                self.memory.sandbox_hold = Some(add(now, SANDBOX_RETRY));
+                let names: Vec<String> = spec::containers(&self.pod)
+                    .into_iter()
+                    .map(|(_, c)| c.name)
+                    .collect();
+                if self.observed.ready_sandbox().is_some() {
+                    let until = add(now, SANDBOX_RETRY);
+                    self.memory
+                        .hold
+                        .extend(names.into_iter().map(|name| (name, until)));
+                }
+                true
+            }
+        }
+    }
+}
