@@ -7,6 +7,7 @@ use std::net::IpAddr;
 
 use api::Facts;
 use bytes::Bytes;
+use futures::StreamExt;
 use http::{Method, Request, StatusCode, header};
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
@@ -14,6 +15,8 @@ use tower::Service;
 
 use crate::{ApiServer, ResourceId, auth, body, identity::UserInfo};
 
+/// Objects created at the same time.
+const MAX_CREATIONS: usize = 64;
 const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
 
 /// Why the server could not create what it needs.
@@ -42,29 +45,44 @@ pub async fn run(server: &ApiServer) -> Result<(), BootstrapError> {
         )
         .await?;
     }
-    for seed in auth::seeds() {
-        let auth::Seed {
-            group,
-            version,
-            resource,
-            namespace,
-            name,
-            json,
-        } = seed;
-        ensure(
-            server,
-            group,
-            resource,
-            version,
-            &namespace,
-            &name,
-            json.into(),
-        )
-        .await?;
-    }
+    seed_roles(server).await?;
     priority_classes(server).await?;
     if let Some((address, port)) = server.options().advertise {
         kubernetes_service(server, address, port).await?;
+    }
+    Ok(())
+}
+
+/// Roles, then bindings; together, so that they share syncs.
+async fn seed_roles(server: &ApiServer) -> Result<(), BootstrapError> {
+    let (bindings, roles): (Vec<_>, Vec<_>) = auth::seeds()
+        .into_iter()
+        .partition(|seed| seed.resource.ends_with("bindings"));
+    for seeds in [roles, bindings] {
+        let creations = seeds.into_iter().map(|seed| async move {
+            let auth::Seed {
+                group,
+                version,
+                resource,
+                namespace,
+                name,
+                json,
+            } = seed;
+            ensure(
+                server,
+                group,
+                resource,
+                version,
+                &namespace,
+                &name,
+                json.into(),
+            )
+            .await
+        });
+        let mut creations = futures::stream::iter(creations).buffer_unordered(MAX_CREATIONS);
+        while let Some(created) = creations.next().await {
+            created?;
+        }
     }
     Ok(())
 }

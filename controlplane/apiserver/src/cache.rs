@@ -11,6 +11,8 @@
 mod history;
 mod object;
 mod table;
+#[cfg(test)]
+mod tests;
 mod watch;
 
 use std::{
@@ -54,7 +56,8 @@ struct Inner {
 
 struct State {
     revision: u64,
-    /// Revisions in `(gap.0, gap.1]` were seen by somebody before a crash and are lost.
+    /// Revisions between the two were seen by somebody before a crash and are lost; the second one
+    /// is where this process began.
     gap: Option<(u64, u64)>,
     tables: Vec<Table>,
 }
@@ -237,7 +240,7 @@ impl State {
         let oldest = self.tables[resource.index()].floor();
         let lost = self
             .gap
-            .filter(|(from, to)| revision > *from && revision <= *to);
+            .filter(|(from, to)| revision > *from && revision < *to);
         match lost {
             Some((_, to)) => Err(Expired {
                 requested: revision,

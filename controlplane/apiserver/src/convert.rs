@@ -4,9 +4,14 @@
 use api::Resource;
 use serde_json::{Map, Value};
 
+/// Whether bodies of `resource` differ from what is stored.
+pub fn is_needed(resource: &Resource) -> bool {
+    resource.plural == "events" && resource.group == "events.k8s.io"
+}
+
 /// An item of a list (no type meta) from the stored version to the one `resource` serves.
 pub fn item(resource: &Resource, stored: Vec<u8>) -> Vec<u8> {
-    if !(resource.plural == "events" && resource.group == "events.k8s.io") {
+    if !is_needed(resource) {
         return stored;
     }
     match serde_json::from_slice::<Map<String, Value>>(&stored) {
@@ -20,7 +25,7 @@ pub fn item(resource: &Resource, stored: Vec<u8>) -> Vec<u8> {
 
 /// A body in the version `resource` serves to the stored one; none when they are the same.
 pub fn to_stored(resource: &Resource, body: &[u8]) -> Option<Vec<u8>> {
-    if !(resource.plural == "events" && resource.group == "events.k8s.io") {
+    if !is_needed(resource) {
         return None;
     }
     let mut map = serde_json::from_slice::<Map<String, Value>>(body).ok()?;

@@ -96,6 +96,10 @@ fn field_value(object: &Object, field: &str) -> String {
         _ => {}
     }
     // Labels that are not paths of the stored object (registry strategies' SelectableFields).
+    let regarding = field
+        .strip_prefix("regarding.")
+        .map(|rest| format!("involvedObject.{rest}"));
+    let field = regarding.as_deref().unwrap_or(field);
     let path = match field {
         "source"
             if object
@@ -106,7 +110,6 @@ fn field_value(object: &Object, field: &str) -> String {
         }
         "source" => "source.component",
         "status.successful" => "status.succeeded",
-        "status.podIP" => "status.podIP",
         other => other,
     };
     match object.field(path) {

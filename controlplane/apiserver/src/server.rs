@@ -13,7 +13,7 @@ use std::{
 use bytes::Bytes;
 use http::{Request, Response};
 use hyper_util::{
-    rt::{TokioExecutor, TokioIo},
+    rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto,
     service::TowerToHyperService,
 };
@@ -33,6 +33,10 @@ use crate::{
     stream::Kubelets,
 };
 
+/// Time between pings to a quiet h2 client, to notice that it is gone.
+const KEEP_ALIVE: Duration = Duration::from_secs(30);
+/// Time an HTTP/1.1 connection may be without a request.
+const IDLE: Duration = Duration::from_secs(180);
 /// Time a client has for the TLS handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Time open connections have to end at shutdown.
@@ -191,7 +195,13 @@ async fn connection(
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(IDLE);
+    builder
         .http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(KEEP_ALIVE)
         .max_concurrent_streams(MAX_STREAMS)
         .initial_stream_window_size(256 << 10)
         .enable_connect_protocol();

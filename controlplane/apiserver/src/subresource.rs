@@ -28,7 +28,7 @@ pub async fn dispatch(call: Call, name: &'static str) -> Result<Response<Body>, 
         ("serviceaccounts", "token", "create") => token(&call),
         (_, "scale", "get" | "update" | "patch") => Ok(scale::scale(&call).await?.respond(&call)),
         (_, "status" | "approval" | "finalize" | "ephemeralcontainers" | "resize", "get") => {
-            Ok(rest::get(&call)?.respond(&call))
+            Ok(rest::get(&call).await?.respond(&call))
         }
         (
             _,
@@ -90,6 +90,24 @@ pub async fn bind(call: &Call) -> Result<Answer, Status> {
         json: status.into(),
         warnings: Vec::new(),
     })
+}
+
+/// POST on `bindings`: the pod is named in the body.
+pub async fn bind_named(mut call: Call) -> Result<Response<Body>, Status> {
+    let (json, _) = write::decode_plain(&call, body_schema(&call)?)?;
+    let binding: serde_json::Value = serde_json::from_slice(&json).map_err(Status::internal)?;
+    let name = binding["metadata"]["name"].as_str().unwrap_or_default();
+    if name.is_empty() {
+        return Err(Status::bad_request("name must be provided"));
+    }
+    call.attributes.name = name.to_owned();
+    let pods = api::Facts::get()
+        .resource("", "v1", "pods")
+        .ok_or_else(Status::page_not_found)?;
+    call.resource = pods;
+    call.subresource = pods.subresource("binding");
+    call.id = crate::ResourceId::of(pods);
+    Ok(bind(&call).await?.respond(&call))
 }
 
 fn check_bindable(doc: &Doc<'_>, uid: &str) -> Result<(), Status> {

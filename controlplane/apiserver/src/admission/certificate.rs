@@ -3,13 +3,18 @@
 //!
 //! Port of `pkg/registry/certificates/certificates/strategy.go` (`PrepareForCreate`).
 
-use api::doc::{List, Object, Value};
 use api::Doc;
+use api::doc::{List, Object, Value};
 
 use crate::identity::UserInfo;
 
 pub fn set_requestor(doc: &mut Doc<'_>, user: &UserInfo) {
-    let UserInfo { username, uid, groups, extra } = user;
+    let UserInfo {
+        username,
+        uid,
+        groups,
+        extra,
+    } = user;
     let arena = doc.arena();
     let strings = |texts: &[String]| {
         let mut list = List::new_in(arena);

@@ -10,8 +10,8 @@ use api::{FieldError, Status};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::lenient;
 use super::jwt::{Claims, Kubernetes, Ref, TokenKey};
+use super::lenient;
 use super::x509::CREDENTIAL_ID;
 use crate::attributes::Attributes;
 use crate::cache::{Cache, Object};

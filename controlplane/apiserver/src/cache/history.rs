@@ -6,9 +6,9 @@ use super::object::Object;
 use crate::catalog::ResourceId;
 
 /// Most changes kept per resource.
-const MAX_CHANGES: usize = 16 * 1024;
+const MAX_CHANGES: usize = 8 * 1024;
 /// Most bytes of replaced or removed bodies kept per resource.
-const MAX_BYTES: usize = 16 << 20;
+const MAX_BYTES: usize = 8 << 20;
 
 /// One change of one object. Bodies are shared with the table, never copied.
 #[derive(Clone, Debug)]

@@ -55,13 +55,17 @@ pub struct Encoded {
 /// The body in the version that is stored.
 fn stored_body(call: &Call) -> Result<Encoded, Status> {
     let format = call.format()?;
-    let bytes = match format {
-        Format::Json => convert::to_stored(call.resource, &call.body).map(Bytes::from),
-        Format::Yaml | Format::Protobuf => None,
-    };
+    if !convert::is_needed(call.resource) {
+        return Ok(Encoded {
+            format,
+            bytes: call.body.clone(),
+        });
+    }
+    let (json, _) = decode_plain(call, &call.resource.schema)?;
+    let bytes = convert::to_stored(call.resource, &json).map(Bytes::from);
     Ok(Encoded {
-        format,
-        bytes: bytes.unwrap_or_else(|| call.body.clone()),
+        format: Format::Json,
+        bytes: bytes.unwrap_or_else(|| json.into()),
     })
 }
 

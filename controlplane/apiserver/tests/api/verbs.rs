@@ -290,3 +290,39 @@ async fn what_is_not_there_is_a_status() {
         assert_eq!(reply.message(), message, "{uri}");
     }
 }
+
+#[tokio::test]
+async fn an_event_has_two_homes() {
+    let harness = Harness::new().await;
+    let event = json!({
+        "kind": "Event", "apiVersion": "events.k8s.io/v1", "metadata": {"name": "e"},
+        "regarding": {"kind": "Pod", "namespace": "default", "name": "p"}, "note": "it happened",
+        "reason": "Happened", "type": "Normal", "action": "Happening",
+        "reportingController": "example.com/c", "reportingInstance": "i",
+        "eventTime": "2026-01-02T03:04:05.000006Z",
+    });
+    let new = "/apis/events.k8s.io/v1/namespaces/default/events";
+    let created = harness.create(new, &event).await;
+    assert_eq!(created["apiVersion"], "events.k8s.io/v1");
+    assert_eq!(created["note"], "it happened");
+    let core = harness
+        .get("/api/v1/namespaces/default/events/e")
+        .await
+        .json();
+    assert_eq!(core["message"], "it happened");
+    assert_eq!(core["involvedObject"]["name"], "p");
+    assert_eq!(core["reportingComponent"], "example.com/c");
+    for uri in [
+        format!("{new}?fieldSelector=regarding.name%3Dp"),
+        "/api/v1/events?fieldSelector=involvedObject.name%3Dp".to_owned(),
+    ] {
+        assert_eq!(
+            harness.get(&uri).await.json()["items"]
+                .as_array()
+                .unwrap()
+                .len(),
+            1,
+            "{uri}"
+        );
+    }
+}
