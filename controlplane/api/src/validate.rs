@@ -1,18 +1,51 @@
 //! Validation: metadata rules for every kind, then rules by kind, in upstream's words.
 //!
-//! Runs on prepared, defaulted documents. Output: errors with paths; an empty list means valid.
+//! Runs on prepared, defaulted documents. Output: errors with paths; an empty list means valid. What
+//! each kind demands is in `kinds`; [`COVERED`] lists the kinds that have rules of their own.
 
 use crate::doc::Doc;
 use crate::facts::Resource;
+use crate::kinds;
 use crate::status::FieldError;
 use crate::strategy::Part;
 
 pub mod names;
 
+pub(crate) mod meta;
+pub(crate) mod path;
+
+use path::Errors;
+
+/// Kinds with validation of their own, as (group, kind). Others have the metadata rules only.
+pub const COVERED: [(&str, &str); 20] = [
+    ("", "ConfigMap"),
+    ("", "Endpoints"),
+    ("", "Event"),
+    ("", "Namespace"),
+    ("", "Node"),
+    ("", "Pod"),
+    ("", "Secret"),
+    ("", "Service"),
+    ("", "ServiceAccount"),
+    ("apps", "ControllerRevision"),
+    ("apps", "DaemonSet"),
+    ("apps", "Deployment"),
+    ("apps", "ReplicaSet"),
+    ("certificates.k8s.io", "CertificateSigningRequest"),
+    ("coordination.k8s.io", "Lease"),
+    ("discovery.k8s.io", "EndpointSlice"),
+    ("networking.k8s.io", "NetworkPolicy"),
+    ("rbac.authorization.k8s.io", "ClusterRole"),
+    ("rbac.authorization.k8s.io", "ClusterRoleBinding"),
+    ("rbac.authorization.k8s.io", "RoleBinding"),
+];
+
 /// Validates a new object.
 pub fn validate_create(resource: &Resource, doc: &Doc<'_>) -> Vec<FieldError> {
-    let _ = (resource, doc);
-    Vec::new()
+    let mut errors = Errors::default();
+    meta::create(resource, doc, &mut errors);
+    kinds::validate_create(resource, doc, &mut errors);
+    errors.0
 }
 
 /// Validates an update of an object or of one of its subresources.
@@ -22,6 +55,8 @@ pub fn validate_update(
     old: &Doc<'_>,
     part: Part<'_>,
 ) -> Vec<FieldError> {
-    let _ = (resource, new, old, part);
-    Vec::new()
+    let mut errors = Errors::default();
+    meta::update(new, old, &mut errors);
+    kinds::validate_update(resource, new, old, part, &mut errors);
+    errors.0
 }

@@ -116,13 +116,28 @@ fn comparable(answer: Answer) -> Answer {
         Answer::Status(status) => {
             let mut causes: Vec<String> = status["details"]["causes"]
                 .as_array()
-                .map(|list| list.iter().map(Value::to_string).collect())
+                // What comes after a line break is a diff of Go structs.
+                .map(|list| list.iter().map(cause).collect())
                 .unwrap_or_default();
             causes.sort();
             Answer::Status(serde_json::json!({ "code": status["code"], "causes": causes }))
         }
         Answer::Error(text) => Answer::Error(text),
     }
+}
+
+fn cause(cause: &Value) -> String {
+    let message = cause["message"].as_str().unwrap_or_default();
+    let message = message.split('\n').next().unwrap_or_default();
+    // Objects are printed with the names of Go's internal types.
+    let message = match (
+        message.find(": {").or(message.find(": [")),
+        message.rfind(": "),
+    ) {
+        (Some(from), Some(to)) if from < to => format!("{}{}", &message[..from], &message[to..]),
+        _ => message.to_owned(),
+    };
+    format!("{} {} {message}", cause["reason"], cause["field"])
 }
 
 fn hide_times(text: &str) -> String {

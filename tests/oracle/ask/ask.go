@@ -18,6 +18,7 @@ import (
 	genericapirequest "k8s.io/apiserver/pkg/endpoints/request"
 	"k8s.io/apiserver/pkg/registry/rest"
 	"k8s.io/kubernetes/pkg/api/legacyscheme"
+	"k8s.io/kubernetes/pkg/capabilities"
 
 	"windlass/oracle/facts"
 )
@@ -43,6 +44,7 @@ type Answer struct {
 
 // Serve answers questions line by line.
 func Serve(in io.Reader, out io.Writer) error {
+	capabilities.Setup(true, 0)
 	strategies, err := facts.Strategies()
 	if err != nil {
 		return err

@@ -11,6 +11,12 @@ use crate::doc::{Doc, List, Object, Value};
 use crate::quantity::Quantity;
 use crate::strategy::{SystemFields, copy};
 
+pub(crate) mod container;
+pub(crate) mod scheduling;
+pub(crate) mod update;
+pub(crate) mod validate;
+pub(crate) mod volume;
+
 /// `SetDefaults_Pod`: what holds for pods but not for templates.
 pub(crate) fn default_pod<'a>(pod: &mut Object<'a>, arena: &'a Bump) {
     let spec = pod.entry_or_object("spec").make_object(arena);
