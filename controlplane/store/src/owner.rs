@@ -39,6 +39,8 @@ pub const MAX_UNFLUSHED: u64 = 4096;
 const MAX_WRITE_BYTES: usize = 4 << 20;
 /// Relaxed bytes that are written without waiting for the timer.
 const FLUSH_BYTES: usize = 1 << 20;
+/// Zeros written ahead of the records.
+const ZERO_AHEAD_BYTES: u64 = 256 << 10;
 /// Messages taken before the state is looked at again.
 const MAX_DRAIN: usize = 1024;
 /// How often expiry is looked at.
@@ -424,12 +426,13 @@ impl Owner {
             urgent: false,
         };
         let full = std::mem::replace(&mut self.assembly, next);
-        let write = Write {
+        let mut write = Write {
             file: self.segment.file.clone(),
             offset: self.segment.offset,
             bytes: full.bytes,
         };
         self.segment.offset += bytes as u64;
+        self.zero_ahead(&mut write.bytes);
         self.flush_at = None;
         self.in_flight = Some(InFlight {
             number,
@@ -438,6 +441,17 @@ impl Owner {
         if self.writes.send(write).is_err() {
             let gone = io::Error::other("the sync thread is gone");
             self.written(Err(gone));
+        }
+    }
+
+    /// Appends zeros to a write that leaves the zeroed part of the segment. Reserved space that was
+    /// never written costs a change of metadata in every sync; so it is paid once per stretch.
+    fn zero_ahead(&mut self, bytes: &mut Vec<u8>) {
+        let segment = &mut self.segment;
+        if segment.offset > segment.zeroed && segment.offset < segment.capacity {
+            let ahead = ZERO_AHEAD_BYTES.min(segment.capacity - segment.offset);
+            segment.zeroed = segment.offset + ahead;
+            bytes.resize(bytes.len() + usize::try_from(ahead).unwrap_or_default(), 0);
         }
     }
 

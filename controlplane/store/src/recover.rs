@@ -410,6 +410,7 @@ fn reopen(disk: &Disk, dir: &Path, seq: u64, offset: u64) -> Result<Segment, Ope
         seq,
         offset,
         capacity: if allocated.is_ok() { capacity } else { offset },
+        zeroed: 0,
     })
 }
 

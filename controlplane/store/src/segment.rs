@@ -132,6 +132,8 @@ pub struct Segment {
     /// Where the next record goes.
     pub offset: u64,
     pub capacity: u64,
+    /// Up to here zeros were written: the file system need not change its metadata to write here.
+    pub zeroed: u64,
 }
 
 impl Segment {
@@ -155,6 +157,7 @@ impl Segment {
             seq: header.seq,
             offset: FILE_HEADER_BYTES as u64,
             capacity,
+            zeroed: 0,
         })
     }
 
