@@ -49,7 +49,7 @@ pub async fn run(
     let netlink = netlink::Netlink::open().context("open netlink")?;
     let uplinks = wait_for_uplinks(&netlink, &cfg).await?;
     prepare_host(&cfg, &netlink, &uplinks).await?;
-    let (hooks, maps) = hooks::load(&cfg, &uplinks).context("load the datapath")?;
+    let (hooks, maps) = load(&cfg, &uplinks).await?;
     if let Some(datapath) = hooks.datapath() {
         tokio::spawn(sweep::run(datapath, shutdown.clone()));
     }
@@ -84,6 +84,16 @@ pub async fn run(
     tokio::spawn(serve_flows(flows, shutdown.clone()));
     tokio::spawn(condition::keep(client, cfg.node_name.clone(), shutdown.clone()));
     running.await.context("the engine of the net half panicked")
+}
+
+/// Verifying the programs takes a while, and a thread for itself.
+async fn load(
+    cfg: &Arc<Config>,
+    uplinks: &Uplinks,
+) -> anyhow::Result<(hooks::Hooks, maps::MapSet)> {
+    let (cfg, uplinks) = (cfg.clone(), uplinks.clone());
+    let loading = tokio::task::spawn_blocking(move || hooks::load(&cfg, &uplinks));
+    loading.await.context("loading the datapath panicked")?.context("load the datapath")
 }
 
 /// The node may still be getting its address when the agent starts.

@@ -32,7 +32,7 @@ pub async fn keep(client: Client, node: String, shutdown: CancellationToken) {
 }
 
 async fn set(api: &Api<Node>, node: &str) -> Result<(), kube::Error> {
-    let current = api.get_status(node).await?;
+    let current = api.get(node).await?;
     let conditions = current.status.and_then(|s| s.conditions).unwrap_or_default();
     let done = conditions.iter().any(|c| c.type_ == "NetworkUnavailable" && c.status == "False");
     if done {

@@ -26,6 +26,7 @@ use crate::state::{ObjectKey, State};
 const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
 const DNS_PORT: u16 = 53;
 
+mod host_ports;
 mod policy;
 
 /// How far an attachment has come.
@@ -87,6 +88,8 @@ pub struct Core {
     indices: Indices,
     attachments: BTreeMap<SandboxId, Attachment>,
     policy: policy::Policy,
+    /// hostPorts as planned, by the name they have as a Service.
+    host_ports: BTreeMap<ObjectKey, Program>,
 }
 
 // === impl Core ===
@@ -116,6 +119,7 @@ impl Core {
             indices: Indices::default(),
             attachments: BTreeMap::new(),
             policy: policy::Policy::default(),
+            host_ports: BTreeMap::new(),
         })
     }
 
@@ -145,6 +149,11 @@ impl Core {
     /// Whether a Service has a backend in this node's host network; `None` until that is known.
     pub fn has_host_backends(&self) -> Option<bool> {
         self.pruned.then_some(self.host_backends)
+    }
+
+    /// Whether a pod has a hostPort.
+    pub fn has_host_ports(&self) -> bool {
+        !self.host_ports.is_empty()
     }
 
     /// Objects that did not fit a limit.
@@ -193,10 +202,12 @@ impl Core {
     pub fn reconcile(&mut self, now: Instant) {
         let (new, old) = (self.state.clone(), self.planned.clone());
         let nodes_changed = new.synced.nodes && self.plan_nodes(&new, &old, now);
-        if new.synced.services_and_nodes() {
+        if new.synced.services_and_nodes() && new.synced.pods {
             let first = !self.pruned;
             let changed: BTreeSet<ObjectKey> = if first || nodes_changed {
-                let gone: Vec<ObjectKey> = self.services.installed().cloned().collect();
+                let own = |key: &&ObjectKey| !self.host_ports.contains_key(*key);
+                let gone: Vec<ObjectKey> =
+                    self.services.installed().filter(own).cloned().collect();
                 new.services.keys().cloned().chain(gone).collect()
             } else {
                 changed_services(&old, &new)
@@ -208,6 +219,7 @@ impl Core {
             if any {
                 self.host_backends = self.find_host_backends();
             }
+            self.plan_host_ports(now);
             if first {
                 self.prune_services(now);
             }
@@ -392,6 +404,9 @@ impl Core {
         self.mark_open(id);
         self.policy.endpoint_changed();
         self.plan_policy(now);
+        if self.pruned {
+            self.plan_host_ports(now);
+        }
         Ok(())
     }
 
@@ -414,6 +429,9 @@ impl Core {
         self.policy.endpoint_changed();
         let steps = endpoint::remove(&attachment.sandbox.local(ifindex));
         self.writer.apply(&steps, now);
+        if self.pruned {
+            self.plan_host_ports(now);
+        }
         Some(ifindex)
     }
 

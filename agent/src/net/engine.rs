@@ -175,6 +175,7 @@ impl Engine {
         let settings = Settings {
             node_ix: u32::from(self.parts.core.node_ix()),
             host_backends: self.parts.core.has_host_backends(),
+            host_ports: self.parts.core.has_host_ports(),
             events: self.events,
         };
         self.parts.hooks.configure(self.parts.core.maps(), settings);

@@ -33,6 +33,8 @@ pub struct Settings {
     pub node_ix: u32,
     /// A Service has a backend in this node's host network; `None` until that is known.
     pub host_backends: Option<bool>,
+    /// A pod here has a hostPort.
+    pub host_ports: bool,
     /// Somebody reads flows and drops.
     pub events: bool,
 }
@@ -89,7 +91,7 @@ fn configuration(
         secret: secret(cfg),
         netns_cookie: netns_cookie().map_err(Error::Cookie)?,
         // Running programs need what an earlier agent knew until this one knows it again.
-        flags: before.map_or(0, |b| b.flags & abi::CFG_UPLINK_OUT),
+        flags: before.map_or(0, |b| b.flags & (abi::CFG_UPLINK_OUT | abi::CFG_HOST_PORTS)),
         tick_mult: datapath.tick_mult(),
         node_ip4: v4.unwrap_or(abi::V4(0)),
         node_ip6: v6.unwrap_or(abi::V6([0; 4])),
@@ -136,7 +138,7 @@ impl Hooks {
     /// Writes the configuration, if it changed.
     pub fn configure(&mut self, maps: &mut MapSet, settings: Settings) {
         let Self::Kernel(kernel) = self else { return };
-        let Settings { node_ix, host_backends, events } = settings;
+        let Settings { node_ix, host_backends, host_ports, events } = settings;
         let mut cfg = kernel.cfg;
         if node_ix != 0 {
             cfg.node_ix = node_ix;
@@ -146,6 +148,7 @@ impl Hooks {
         };
         if let Some(on) = host_backends {
             flag(abi::CFG_UPLINK_OUT, on);
+            flag(abi::CFG_HOST_PORTS, host_ports);
         }
         flag(abi::CFG_EVENTS_FLOWS | abi::CFG_EVENTS_DROPS, events);
         if cfg == kernel.cfg {

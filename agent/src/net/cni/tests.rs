@@ -7,11 +7,13 @@ use std::sync::mpsc;
 
 use tokio::sync::watch;
 
+mod datapath;
+
 use super::*;
 use crate::cni::{Args, exchange};
 use crate::net::core::Core;
 use crate::net::engine::Parts;
-use crate::net::hooks::{self, Hooks};
+use crate::net::hooks::Hooks;
 use crate::net::host::Uplinks;
 use crate::net::maps::MapSet;
 use crate::net::netlink::Address;
@@ -258,106 +260,6 @@ fn a_restarted_agent_knows_its_pods_and_gives_nobody_their_addresses() {
         assert!(c != a && c != b);
         assert_eq!(node.links().await.len(), 2);
         assert_eq!(node.netlink.own_routes().await.unwrap().len(), 4);
-        node.stop().await;
-    });
-}
-
-/// Pins and cgroup of a test, removed at its end.
-struct Pins(Config);
-
-impl Drop for Pins {
-    fn drop(&mut self) {
-        let _ = nix::mount::umount2(&self.0.bpf_dir, nix::mount::MntFlags::MNT_DETACH);
-        let _ = std::fs::remove_dir(&self.0.cgroup2_dir);
-    }
-}
-
-/// A service `web` at 10.96.0.20:80 with the pod's port 8080 behind it.
-fn with_service(mut state: State, backend: IpAddr) -> State {
-    use crate::state::*;
-    let key = ObjectKey::new("default", "web");
-    let port = ServicePort {
-        name: "http".into(),
-        protocol: Protocol::Tcp,
-        port: 80,
-        node_port: Some(30080),
-    };
-    let service = Service {
-        key: key.clone(),
-        kind: ServiceKind::NodePort,
-        cluster_ips: vec!["10.96.0.20".parse().unwrap()],
-        headless: false,
-        external_name: None,
-        external_ips: vec![],
-        load_balancer_ips: vec![],
-        load_balancer_source_ranges: vec![],
-        ports: vec![port],
-        internal_local: false,
-        external_local: false,
-        health_check_node_port: None,
-        affinity_seconds: None,
-        publish_not_ready: false,
-        foreign_proxy: false,
-    };
-    let slice_key = SliceKey { service: key.clone(), name: "web-1".into() };
-    let endpoint = Endpoint {
-        addresses: vec![backend],
-        ready: true,
-        serving: true,
-        terminating: false,
-        node: Some(NODE.into()),
-        hostname: None,
-        zone_hints: vec![],
-        node_hints: vec![],
-    };
-    let slice = EndpointSlice {
-        key: slice_key.clone(),
-        ports: vec![SlicePort { name: "http".into(), protocol: Protocol::Tcp, port: Some(8080) }],
-        endpoints: vec![endpoint],
-    };
-    state.services.insert(key, Arc::new(service));
-    state.slices.insert(slice_key, Arc::new(slice));
-    state
-}
-
-#[test]
-fn a_pod_reaches_another_through_a_cluster_ip() {
-    on_a_node(|| async {
-        let dir = tempfile::tempdir().unwrap();
-        let own = format!("wl-net-{}", std::process::id());
-        let mut cfg = config(dir.path());
-        cfg.cgroup2_dir = Path::new("/sys/fs/cgroup/unified").join(&own);
-        let _pins = Pins(cfg.clone());
-        let load = |cfg: &Config, uplinks: &Uplinks| hooks::load(cfg, uplinks).unwrap();
-        let node = TestNode::start_with(cfg, state(&["web", "client"]), load).await;
-        let (web, client) = (namespace(), namespace());
-        let ips = node.add("web", &web).await;
-        node.add("client", &client).await;
-        let first = State::clone(&state(&["web", "client"]));
-        node.states.send_replace(Arc::new(with_service(first, ips[0])));
-        tokio::time::sleep(Duration::from_millis(300)).await;
-
-        let listening = netns::run(web, || async { TcpListener::bind("0.0.0.0:8080").unwrap() });
-        let listener = listening.await.unwrap();
-        let connect = |to: &'static str| {
-            let to: std::net::SocketAddr = to.parse().unwrap();
-            move || async move {
-                TcpStream::connect_timeout(&to, Duration::from_secs(3))
-                    .map(|s| s.peer_addr().unwrap().to_string())
-                    .map_err(|e| e.to_string())
-            }
-        };
-        let inside = |to| netns::run(client.try_clone().unwrap(), connect(to));
-        assert_eq!(inside("10.244.0.1:8080").await.unwrap(), Ok("10.244.0.1:8080".into()), "direct");
-        assert_eq!(inside("10.96.0.20:80").await.unwrap(), Ok("10.96.0.20:80".into()), "ClusterIP");
-        assert_eq!(
-            inside("192.168.99.1:30080").await.unwrap(),
-            Ok("192.168.99.1:30080".into()),
-            "NodePort of the own node"
-        );
-        let refused = inside("10.96.0.20:81").await.unwrap();
-        assert!(refused.as_ref().is_err_and(|e| e.contains("refused")), "{refused:?}");
-        drop(listener);
         node.stop().await;
     });
 }
