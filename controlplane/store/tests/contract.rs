@@ -1,4 +1,5 @@
 //! The contract of the Log, promise by promise.
+#![allow(clippy::unwrap_used, reason = "a failure of the setup fails the test")]
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;

@@ -1,5 +1,6 @@
 //! Crashes: a child process killed at random points during writes, and every way the last write can
 //! have reached the disk in part.
+#![allow(clippy::unwrap_used, reason = "a failure of the setup fails the test")]
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};

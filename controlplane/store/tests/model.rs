@@ -1,4 +1,5 @@
 //! The Log against a `BTreeMap`: any sequence of batches, compactions, clean stops and crashes.
+#![allow(clippy::unwrap_used, reason = "a failure of the setup fails the test")]
 
 use std::collections::BTreeMap;
 use std::path::Path;
