@@ -17,7 +17,9 @@ pub mod condition;
 pub mod core;
 pub mod dns;
 pub mod engine;
+pub mod explain;
 pub mod flows;
+pub mod health;
 pub mod hooks;
 pub mod host;
 pub mod ipam;
@@ -68,6 +70,7 @@ pub async fn run(
     let (engine, handle, status) = Engine::new(parts);
     let running = tokio::spawn(engine.run(shutdown.clone()));
     tokio::spawn(dns::run(cfg.clone(), states.clone(), shutdown.clone()));
+    tokio::spawn(health::run(cfg.node_name.clone(), states.clone(), shutdown.clone()));
     tokio::select! {
         complete = completed(status) => complete?,
         () = shutdown.cancelled() => return Ok(()),

@@ -154,6 +154,8 @@ pub struct Namespace {
 pub struct Pod {
     pub key: ObjectKey,
     pub uid: Arc<str>,
+    /// Uid the runtime knows the pod by, if this is the mirror of a static pod.
+    pub static_uid: Option<Arc<str>>,
     pub labels: Arc<Labels>,
     pub node: Option<Arc<str>>,
     pub host_network: bool,
@@ -243,6 +245,11 @@ impl Synced {
 }
 
 impl Pod {
+    /// Whether the runtime's sandbox of that uid is this pod's; runtimes may not say (empty).
+    pub fn is_called(&self, uid: &str) -> bool {
+        uid.is_empty() || *self.uid == *uid || self.static_uid.as_deref() == Some(uid)
+    }
+
     /// The pod an address belongs to is the non-terminal one with the newest start.
     pub fn owns_its_addresses(&self) -> bool {
         !self.terminal && !self.host_network

@@ -175,7 +175,7 @@ impl Core {
     /// New facts about the host.
     pub fn set_facts(&mut self, mut facts: Facts) {
         facts.own_addresses.extend(&self.cluster_dns);
-        self.facts_changed = true;
+        self.facts_changed |= facts != self.facts;
         self.facts = facts;
     }
 
@@ -397,8 +397,7 @@ impl Core {
             return Err(Wait::Unsynced);
         }
         let pod = self.state.pods.get(&attachment.sandbox.pod_key()).ok_or(Wait::NoPod)?;
-        let uid = &attachment.sandbox.pod.uid;
-        if !uid.is_empty() && **uid != *pod.uid {
+        if !pod.is_called(&attachment.sandbox.pod.uid) {
             return Err(Wait::NoPod);
         }
         self.mark_open(id);

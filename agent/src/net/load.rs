@@ -259,7 +259,7 @@ fn remove(path: &Path) -> Result<(), LoadError> {
 
 fn load_maps(object: &[u8], dir: &Path, sizes: &Sizes) -> Result<Ebpf, LoadError> {
     let mut loader = EbpfLoader::new();
-    loader.verifier_log_level(VerifierLogLevel::DEBUG | VerifierLogLevel::STATS);
+    loader.verifier_log_level(VerifierLogLevel::DISABLE);
     for def in map::ALL {
         let name = match def.keep {
             Keep::Load => format!("{}_new", pin_name(def)),

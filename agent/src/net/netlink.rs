@@ -227,7 +227,8 @@ impl Netlink {
                 .try_collect()
                 .await
                 .map_err(failed("dump routes"))?;
-            let wanted = messages.iter().filter(|m| wanted(m.header.protocol));
+            let main = messages.iter().filter(|m| m.header.table == RouteHeader::RT_TABLE_MAIN);
+            let wanted = main.filter(|m| wanted(m.header.protocol));
             found.extend(wanted.filter_map(parse_route));
         }
         Ok(found)
@@ -337,9 +338,7 @@ fn message_of(route: &Route) -> RouteMessage {
 }
 
 fn parse_route(message: &RouteMessage) -> Option<Route> {
-    if message.header.table != RouteHeader::RT_TABLE_MAIN
-        || message.header.kind != RouteType::Unicast
-    {
+    if message.header.kind != RouteType::Unicast {
         return None;
     }
     let any: IpAddr = match message.header.address_family {

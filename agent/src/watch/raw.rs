@@ -18,6 +18,8 @@ use crate::state::{
 
 const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
 const PROXY_NAME_LABEL: &str = "service.kubernetes.io/service-proxy-name";
+/// Set by kubelets on the mirror of a static pod (pkg/kubelet/types/pod_update.go).
+const STATIC_UID_ANNOTATION: &str = "kubernetes.io/config.hash";
 const DEFAULT_AFFINITY_SECONDS: u32 = 10_800;
 
 /// A kind that is watched: its wire form and what becomes of it.
@@ -213,6 +215,12 @@ impl Projection for Pod {
         Pod {
             key,
             uid: raw.metadata.uid.as_deref().unwrap_or_default().into(),
+            static_uid: raw
+                .metadata
+                .annotations
+                .as_ref()
+                .and_then(|all| all.get(STATIC_UID_ANNOTATION))
+                .map(|uid| uid.as_str().into()),
             deleting: raw.metadata.deletion_timestamp.is_some(),
             node: node_name.filter(|n| !n.is_empty()).map(Into::into),
             host_network,

@@ -68,6 +68,7 @@ fn pod(name: &str) -> Pod {
     Pod {
         key: ObjectKey::new("default", name),
         uid: format!("uid-{name}").as_str().into(),
+        static_uid: None,
         labels: Arc::default(),
         node: Some(NODE.into()),
         host_network: false,

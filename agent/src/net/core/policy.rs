@@ -184,9 +184,8 @@ impl Core {
             let sandbox = &attachment.sandbox;
             let key = sandbox.pod_key();
             taken.extend(&sandbox.addresses);
-            let object = state.pods.get(&key).filter(|p| {
-                !p.terminal && (sandbox.pod.uid.is_empty() || *sandbox.pod.uid == *p.uid)
-            });
+            let object = state.pods.get(&key);
+            let object = object.filter(|p| !p.terminal && p.is_called(&sandbox.pod.uid));
             let pod = match object {
                 Some(object) => Some(local_pod(state, object, &sandbox.addresses)),
                 None => self.policy.local.get(&key).cloned(),

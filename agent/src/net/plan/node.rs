@@ -23,7 +23,7 @@ pub struct Reach {
 }
 
 /// What does not come from Node objects.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Facts {
     pub node_name: String,
     /// Next hops of the other nodes' addresses, as far as the kernel has one.
