@@ -18,7 +18,9 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
-use tokio_tungstenite::tungstenite::protocol::Role;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role};
 
 use super::query::Query;
 use super::{Api, Body, Refusal};
@@ -193,6 +195,12 @@ async fn remote_command(
             })
         }
     }
+}
+
+/// The end of a session as kubectl expects it: without the code for a normal end it reports an error.
+fn normal_close() -> Message {
+    let frame = CloseFrame { code: CloseCode::Normal, reason: "".into() };
+    Message::Close(Some(frame))
 }
 
 fn refused(error: cri::Error) -> Refusal {

@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio_tungstenite::tungstenite::Message;
 
 use super::spdy::{self, Encoder, Frame};
-use super::{Runtime, Socket, Wanted};
+use super::{Runtime, Socket, Wanted, normal_close};
 
 const STDIN: u8 = 0;
 const STDOUT: u8 = 1;
@@ -195,7 +195,7 @@ async fn bridge(socket: Socket, runtime: Runtime, bridge: Bridge) {
         () = down => {}
     }
     // The client may have gone already.
-    let _ = to_client.send(Message::Close(None)).await;
+    let _ = to_client.send(normal_close()).await;
 }
 
 async fn write(to: &mut WriteHalf<Runtime>, frame: &[u8]) -> std::io::Result<()> {

@@ -5,7 +5,7 @@ use futures::{SinkExt, StreamExt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_tungstenite::tungstenite::Message;
 
-use super::{Runtime, Socket};
+use super::{Runtime, Socket, normal_close};
 
 const BUFFER: usize = 32 << 10;
 
@@ -47,5 +47,5 @@ pub async fn run(socket: Socket, runtime: Runtime) {
         () = down => {}
     }
     // The peer may have gone already.
-    let _ = to_client.send(Message::Close(None)).await;
+    let _ = to_client.send(normal_close()).await;
 }
