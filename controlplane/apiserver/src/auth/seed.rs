@@ -19,6 +19,7 @@ const GROUP: &str = "rbac.authorization.k8s.io";
 const VERSION: &str = "v1";
 /// Group of the agents' network half, and the role bound to it.
 const NET: &str = "windlass:net";
+const APPROVER: &str = "windlass:approve-node-certificates";
 
 /// An object that must exist, in a namespace (`""`: cluster-scoped).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,6 +44,7 @@ pub fn seeds() -> Vec<Seed> {
     let mut cluster_roles = parse(&facts.cluster_roles);
     fill_aggregated(&mut cluster_roles);
     cluster_roles.push(net_role());
+    cluster_roles.push(approver_role());
     let mut cluster_bindings = parse(&facts.cluster_role_bindings);
     cluster_bindings.extend(join_bindings());
     let mut seeds = Vec::new();
@@ -155,7 +157,27 @@ fn net_role() -> Value {
     })
 }
 
-fn join_bindings() -> [Value; 4] {
+/// The certificate controller also approves what upstream leaves to an operator: nodes' serving
+/// certificates and the client certificates of their network halves.
+fn approver_role() -> Value {
+    json!({
+        "metadata": {
+            "name": APPROVER,
+            "labels": {"kubernetes.io/bootstrapping": "rbac-defaults"},
+        },
+        "rules": [{
+            "apiGroups": ["certificates.k8s.io"],
+            "resources": ["signers"],
+            "resourceNames": [
+                "kubernetes.io/kubelet-serving",
+                "kubernetes.io/kube-apiserver-client",
+            ],
+            "verbs": ["approve"],
+        }],
+    })
+}
+
+fn join_bindings() -> [Value; 5] {
     let bind = |name: &str, role: &str, group: &str| {
         json!({
             "metadata": {"name": name},
@@ -181,6 +203,15 @@ fn join_bindings() -> [Value; 4] {
             "system:nodes",
         ),
         bind(NET, NET, NET),
+        json!({
+            "metadata": {"name": APPROVER},
+            "roleRef": {"apiGroup": GROUP, "kind": "ClusterRole", "name": APPROVER},
+            "subjects": [{
+                "kind": "ServiceAccount",
+                "namespace": "kube-system",
+                "name": "certificate-controller",
+            }],
+        }),
     ]
 }
 
@@ -229,6 +260,7 @@ mod tests {
         for name in [
             "windlass:bootstrap",
             "windlass:approve-bootstrap",
+            "windlass:approve-node-certificates",
             "windlass:net",
         ] {
             assert!(names.iter().any(|found| found == name), "{name}");
