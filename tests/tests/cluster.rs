@@ -8,6 +8,8 @@ mod hollow;
 #[path = "cluster/wait.rs"]
 mod wait;
 
+#[path = "cluster/certificates.rs"]
+mod certificates;
 #[path = "cluster/daemons.rs"]
 mod daemons;
 #[path = "cluster/deletion.rs"]
