@@ -26,6 +26,17 @@ pub fn on_write(
     if !is_service(row) {
         return Ok(Vec::new());
     }
+    let services = crate::ResourceId::named("", "services");
+    if old.is_none()
+        && call
+            .server
+            .cache()
+            .get(services, doc.namespace(), doc.name())
+            .is_some()
+    {
+        // Said before its own address is found to be taken.
+        return Err(Status::already_exists("", row.plural, doc.name()));
+    }
     if let Some(old) = old {
         address::keep(doc, old);
         port::keep(doc, old);

@@ -271,6 +271,8 @@ fn evaluate(call: &Call, old: &Object, options: &DeleteOptions) -> Result<Step, 
     } else {
         mark(&mut doc, call.now, grace, terminating);
         if doc.kind() == "Namespace" {
+            // Namespaces have no grace period (pkg/registry/core/namespace/storage/storage.go).
+            doc.remove(&["metadata", "deletionGracePeriodSeconds"]);
             doc.set_str(&["status", "phase"], "Terminating");
         }
     }

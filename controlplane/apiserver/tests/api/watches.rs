@@ -154,3 +154,50 @@ async fn kube_runtimes_watcher_follows() {
         assert_eq!(first.metadata.name.as_deref(), Some("a"));
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_writers_are_seen_in_one_order() {
+    const WRITERS: usize = 16;
+    const EACH: usize = 20;
+    let harness = std::sync::Arc::new(Harness::new().await);
+    let mut events = harness.watch(&format!("{MAPS}?watch=1")).await;
+    let writers = (0..WRITERS).map(|writer| {
+        let harness = harness.clone();
+        tokio::spawn(async move {
+            for i in 0..EACH {
+                let name = format!("w{writer}-{i}");
+                let created = harness.create(MAPS, &config_map(&name, "x")).await;
+                // A writer reads its own write, and at least as new a list.
+                let uri = format!("{MAPS}?limit=1&fieldSelector=metadata.name%3D{name}");
+                let list = harness.get(&uri).await.json();
+                assert_eq!(
+                    list["items"][0]["metadata"]["uid"],
+                    created["metadata"]["uid"]
+                );
+                assert!(version(&list) >= version(&created));
+                if i % 2 == 0 {
+                    assert_eq!(harness.delete(&format!("{MAPS}/{name}")).await.code, 200);
+                }
+            }
+        })
+    });
+    for writer in writers.collect::<Vec<_>>() {
+        writer.await.unwrap();
+    }
+    let (mut last, mut present) = (0, std::collections::BTreeSet::new());
+    for _ in 0..WRITERS * EACH * 3 / 2 {
+        let event = events.next().await.unwrap();
+        let name = event["object"]["metadata"]["name"]
+            .as_str()
+            .unwrap()
+            .to_owned();
+        assert!(version(&event["object"]) > last);
+        last = version(&event["object"]);
+        match event["type"].as_str().unwrap() {
+            "ADDED" => assert!(present.insert(name)),
+            "DELETED" => assert!(present.remove(&name)),
+            other => panic!("{other}"),
+        }
+    }
+    assert_eq!(present.len(), WRITERS * EACH / 2);
+}

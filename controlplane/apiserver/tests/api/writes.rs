@@ -355,6 +355,9 @@ async fn services_get_addresses_and_ports() {
         "{}",
         taken.message()
     );
+    let again = service("a", json!({"clusterIP": ip, "ports": [{"port": 80}]}));
+    let refused = harness.post(SERVICES, &again).await;
+    assert_eq!(refused.message(), "services \"a\" already exists");
     let patch = json!({"spec": {"type": "ClusterIP"}});
     let reply = harness
         .patch(&format!("{SERVICES}/a"), "merge-patch", &patch)
