@@ -10,12 +10,10 @@
 use std::collections::{HashMap, VecDeque};
 use std::fs::File;
 use std::io;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender};
-use std::thread;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
@@ -29,8 +27,12 @@ use crate::log::{Change, Commit, Config, Event, Figures};
 use crate::record::{self, Record};
 use crate::recover::{Recovered, Sealed};
 use crate::segment::{FILE_HEADER_BYTES, FileHeader, Segment};
-use crate::snapshot::{self, SnapshotJob, SnapshotMade};
+use crate::snapshot::SnapshotMade;
 use crate::syncer::{self, Write};
+
+mod upkeep;
+
+use upkeep::EXPIRY_EVERY;
 
 /// Revisions that may be acknowledged before they are durable. After an unclean stop revisions go
 /// on this far above the last durable one.
@@ -43,10 +45,6 @@ const FLUSH_BYTES: usize = 1 << 20;
 const ZERO_AHEAD_BYTES: u64 = 256 << 10;
 /// Messages taken before the state is looked at again.
 const MAX_DRAIN: usize = 1024;
-/// How often expiry is looked at.
-const EXPIRY_EVERY: Duration = Duration::from_secs(1);
-/// Keys expired in one batch.
-const MAX_EXPIRED: usize = 256;
 
 /// What the owner is told.
 #[derive(Debug)]
@@ -529,97 +527,6 @@ impl Owner {
             let reason = reason.clone();
             answer(Some(reply), Err(ProposeError::ReadOnly { reason }));
         }
-    }
-
-    // --- time ---
-
-    fn tick(&mut self, now: Instant) {
-        if now >= self.compact_at {
-            self.compact_at = now + self.config.compact_every;
-            let published = self.published();
-            let mark = std::mem::replace(&mut self.compact_mark, published);
-            self.compact(mark);
-        }
-        if now >= self.expire_at {
-            self.expire_at = now + EXPIRY_EVERY;
-            self.expire();
-        }
-    }
-
-    fn expire(&mut self) {
-        let since = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
-        let seconds = u32::try_from(since.as_secs()).unwrap_or(u32::MAX);
-        let due = self.expiries.due(seconds, MAX_EXPIRED);
-        if due.is_empty() || self.closing.is_some() || !self.held.is_empty() {
-            return;
-        }
-        let batch = due
-            .into_iter()
-            .fold(Batch::new(), |batch, key| batch.delete(key, Expect::Any))
-            .relaxed();
-        if self.fits(&batch) {
-            self.admit(batch, None);
-        }
-    }
-
-    fn compact(&mut self, revision: Revision) {
-        if revision > self.compacted {
-            self.compacted = revision;
-            self.figures.compacted.store(revision, Ordering::Release);
-            self.send(vec![Event::Compacted(revision)]);
-        }
-        self.start_snapshot();
-    }
-
-    /// Replaces the old full segments by a snapshot, in a thread of its own: they no longer change.
-    fn start_snapshot(&mut self) {
-        let old = |sealed: &&Sealed| sealed.last_revision <= self.compacted;
-        let covered: Vec<Sealed> = self.sealed.iter().take_while(old).copied().collect();
-        let bytes: u64 = covered.iter().map(|sealed| sealed.bytes).sum();
-        let live = self.snapshot.map_or(0, |(_, bytes)| bytes);
-        if self.snapshotting || covered.is_empty() || bytes < self.config.snapshot_bytes.max(live) {
-            return;
-        }
-        let job = SnapshotJob {
-            dir: PathBuf::clone(&self.config.dir),
-            store_id: self.store_id,
-            base: self.snapshot.map(|(seq, _)| seq),
-            segments: covered.iter().map(|sealed| sealed.seq).collect(),
-        };
-        let disk = self.disk.clone();
-        let to_self = self.to_self.clone();
-        let started = thread::Builder::new()
-            .name("store-snap".into())
-            .spawn(move || {
-                // The owner is gone only when the process ends.
-                let _ = to_self.send(Message::Snapshotted(snapshot::make(&disk, &job)));
-            });
-        match started {
-            Ok(_) => self.snapshotting = true,
-            Err(error) => tracing::warn!(%error, "cannot start the snapshot thread"),
-        }
-    }
-
-    fn snapshotted(&mut self, result: io::Result<SnapshotMade>) {
-        self.snapshotting = false;
-        match result {
-            Ok(made) => {
-                self.sealed.retain(|sealed| sealed.seq > made.seq);
-                self.snapshot = Some((made.seq, made.bytes));
-                self.count_files();
-            }
-            // The segments are still there; the next tick tries again.
-            Err(error) => tracing::warn!(%error, "cannot make a snapshot of the store"),
-        }
-    }
-
-    fn count_files(&self) {
-        let sealed: u64 = self.sealed.iter().map(|sealed| sealed.bytes).sum();
-        let snapshot = self.snapshot.map_or(0, |(_, bytes)| bytes);
-        let total = sealed + snapshot + self.segment.capacity;
-        self.figures.file_bytes.store(total, Ordering::Relaxed);
     }
 
     /// Marks the clean stop. Without the mark the next start only skips some revisions.

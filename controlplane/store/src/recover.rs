@@ -104,7 +104,7 @@ pub fn recover(
     let mut sealed = Vec::new();
     let active = reader.read_segments(dir, &first, base, &mut sealed)?;
     let mut segment = match active {
-        Some((seq, offset)) => reopen(disk, dir, seq, offset)?,
+        Some((seq, end)) => reopen(disk, dir, seq, &end)?,
         None => create_first(disk, config, &mut reader, base)?,
     };
     let gap = reader.skip_unflushed();
@@ -233,8 +233,7 @@ impl<S: FnMut(Replayed)> Reader<S> {
         segments: &[u64],
         base: Option<(u64, u64)>,
         sealed: &mut Vec<Sealed>,
-    ) -> Result<Option<(u64, u64)>, OpenError> {
-        let mut active = None;
+    ) -> Result<Option<(u64, End)>, OpenError> {
         for (index, &seq) in segments.iter().enumerate() {
             let path = FileKind::Segment.path(dir, seq);
             let bytes = std::fs::read(&path).map_err(|e| OpenError::io("read", &path, e))?;
@@ -247,14 +246,12 @@ impl<S: FnMut(Replayed)> Reader<S> {
                 return Err(corrupt(&path, 0, "does not continue the segment before"));
             }
             let end = self.read_segment(&path, &bytes)?;
-            let (End::Clean(offset) | End::Torn(offset)) = end;
             let rest = &segments[index + 1..];
-            if let End::Torn(_) = end {
+            if let End::Torn(offset) = end {
                 cut_rest(dir, rest, &path, offset)?;
             }
             if rest.is_empty() || matches!(end, End::Torn(_)) {
-                active = Some((seq, offset as u64));
-                break;
+                return Ok(Some((seq, end)));
             }
             sealed.push(Sealed {
                 seq,
@@ -262,7 +259,7 @@ impl<S: FnMut(Replayed)> Reader<S> {
                 bytes: bytes.len() as u64,
             });
         }
-        Ok(active)
+        Ok(None)
     }
 
     fn read_segment(&mut self, path: &Path, bytes: &[u8]) -> Result<End, OpenError> {
@@ -385,8 +382,8 @@ fn written_later(bytes: &[u8], offset: usize, store_id: u32) -> bool {
     })
 }
 
-/// Opens the last segment for writing, zeroing whatever stands behind the last good record.
-fn reopen(disk: &Disk, dir: &Path, seq: u64, offset: u64) -> Result<Segment, OpenError> {
+/// Opens the last segment for writing; behind a torn record it is cut off and reserved again.
+fn reopen(disk: &Disk, dir: &Path, seq: u64, end: &End) -> Result<Segment, OpenError> {
     let path = FileKind::Segment.path(dir, seq);
     let io = |action| {
         let path = path.clone();
@@ -398,18 +395,25 @@ fn reopen(disk: &Disk, dir: &Path, seq: u64, offset: u64) -> Result<Segment, Ope
         .open(&path)
         .map_err(io("open"))?;
     let capacity = file.metadata().map_err(io("stat"))?.len();
-    file.set_len(offset).map_err(io("cut"))?;
-    // A full disk is no reason not to serve: the segment then simply has no room.
-    let allocated = disk.allocate(&file, capacity.max(offset + 1));
-    if let Err(error) = &allocated {
-        tracing::warn!(%error, "cannot reserve the rest of the log segment");
-    }
-    file.sync_all().map_err(io("sync"))?;
+    let (offset, capacity) = match *end {
+        End::Clean(offset) => (offset as u64, capacity),
+        End::Torn(offset) => {
+            let offset = offset as u64;
+            file.set_len(offset).map_err(io("cut"))?;
+            // A full disk is no reason not to serve: the segment then simply has no room.
+            let allocated = disk.allocate(&file, capacity);
+            if let Err(error) = &allocated {
+                tracing::warn!(%error, "cannot reserve the rest of the log segment");
+            }
+            file.sync_all().map_err(io("sync"))?;
+            (offset, if allocated.is_ok() { capacity } else { offset })
+        }
+    };
     Ok(Segment {
         file: Arc::new(file),
         seq,
         offset,
-        capacity: if allocated.is_ok() { capacity } else { offset },
+        capacity,
         zeroed: 0,
     })
 }
