@@ -158,7 +158,11 @@ pub fn plugin_main() -> ExitCode {
         Err(failure) => (json(&failure), ExitCode::FAILURE),
     };
     let mut stdout = std::io::stdout();
-    if stdout.write_all(output.as_bytes()).and_then(|()| stdout.flush()).is_err() {
+    if stdout
+        .write_all(output.as_bytes())
+        .and_then(|()| stdout.flush())
+        .is_err()
+    {
         return ExitCode::FAILURE;
     }
     status
@@ -180,7 +184,10 @@ fn run() -> Result<String, Failure> {
         return Ok(loopback(&command, &conf.cni_version));
     }
     let version = conf.cni_version.clone();
-    call(&command, conf).map_err(|failure| Failure { cni_version: version, ..failure })
+    call(&command, conf).map_err(|failure| Failure {
+        cni_version: version,
+        ..failure
+    })
 }
 
 /// The answer of [`LOOPBACK_TYPE`], in whatever version was asked for: it is the same in all.
@@ -205,7 +212,11 @@ fn loopback(command: &str, version: &str) -> String {
 fn call(command: &str, conf: NetConf) -> Result<String, Failure> {
     if !VERSIONS.contains(&conf.cni_version.as_str()) {
         let have = VERSIONS.join(", ");
-        return Err(Failure::new(code::INCOMPATIBLE_VERSION, "cniVersion not supported", have));
+        return Err(Failure::new(
+            code::INCOMPATIBLE_VERSION,
+            "cniVersion not supported",
+            have,
+        ));
     }
     let command = parse_command(command)?;
     let request = request(command, &conf)?;
@@ -229,7 +240,11 @@ fn parse_command(command: &str) -> Result<Command, Failure> {
         "CHECK" => Ok(Command::Check),
         "STATUS" => Ok(Command::Status),
         "GC" => Ok(Command::Gc),
-        other => Err(Failure::new(code::INVALID_ENVIRONMENT, "unknown CNI_COMMAND", other)),
+        other => Err(Failure::new(
+            code::INVALID_ENVIRONMENT,
+            "unknown CNI_COMMAND",
+            other,
+        )),
     }
 }
 
@@ -252,7 +267,11 @@ fn request(command: Command, conf: &NetConf) -> Result<Request, Failure> {
 fn variable(name: &str) -> Result<String, Failure> {
     match std::env::var(name) {
         Ok(value) if !value.is_empty() => Ok(value),
-        _ => Err(Failure::new(code::INVALID_ENVIRONMENT, "environment variable missing", name)),
+        _ => Err(Failure::new(
+            code::INVALID_ENVIRONMENT,
+            "environment variable missing",
+            name,
+        )),
     }
 }
 
@@ -271,10 +290,15 @@ pub fn exchange(
     let agent_down =
         |e: std::io::Error| Failure::new(unavailable(request.command), "reach the agent", e);
     let mut stream = UnixStream::connect(socket).map_err(agent_down)?;
-    stream.set_read_timeout(Some(ANSWER_TIMEOUT)).map_err(agent_down)?;
+    stream
+        .set_read_timeout(Some(ANSWER_TIMEOUT))
+        .map_err(agent_down)?;
     send(&mut stream, request, netns.as_ref()).map_err(agent_down)?;
     let mut answer = Vec::new();
-    (&stream).take(MESSAGE_LIMIT).read_to_end(&mut answer).map_err(agent_down)?;
+    (&stream)
+        .take(MESSAGE_LIMIT)
+        .read_to_end(&mut answer)
+        .map_err(agent_down)?;
     serde_json::from_slice(&answer)
         .map_err(|e| Failure::new(code::DECODE_FAILURE, "parse the agent's answer", e))
 }
@@ -297,7 +321,11 @@ fn send(
     let body = json(request).into_bytes();
     let fds: Vec<i32> = netns.iter().map(|fd| fd.as_fd().as_raw_fd()).collect();
     let control = [ControlMessage::ScmRights(&fds)];
-    let control = if fds.is_empty() { &control[..0] } else { &control[..] };
+    let control = if fds.is_empty() {
+        &control[..0]
+    } else {
+        &control[..]
+    };
     let first = [std::io::IoSlice::new(&body)];
     let sent = sendmsg::<()>(stream.as_raw_fd(), &first, control, MsgFlags::empty(), None)?;
     stream.write_all(&body[sent..])?;
@@ -356,8 +384,11 @@ mod tests {
             "IgnoreUnknown=1;K8S_POD_NAMESPACE=kube-system;K8S_POD_NAME=web-0;\
              K8S_POD_INFRA_CONTAINER_ID=abc;K8S_POD_UID=u-1",
         );
-        let expected =
-            Args { namespace: "kube-system".into(), name: "web-0".into(), uid: "u-1".into() };
+        let expected = Args {
+            namespace: "kube-system".into(),
+            name: "web-0".into(),
+            uid: "u-1".into(),
+        };
         assert_eq!(args, expected);
     }
 
@@ -372,14 +403,28 @@ mod tests {
 
     #[test]
     fn an_unsupported_version_is_refused_with_code_1() {
-        let conf = NetConf { cni_version: "9.9.9".into(), kind: PLUGIN_TYPE.into(), socket: "/nowhere".into() };
-        assert_eq!(call("ADD", conf).unwrap_err().code, code::INCOMPATIBLE_VERSION);
+        let conf = NetConf {
+            cni_version: "9.9.9".into(),
+            kind: PLUGIN_TYPE.into(),
+            socket: "/nowhere".into(),
+        };
+        assert_eq!(
+            call("ADD", conf).unwrap_err().code,
+            code::INCOMPATIBLE_VERSION
+        );
     }
 
     #[test]
     fn status_without_an_agent_is_code_50() {
-        let conf = NetConf { cni_version: "1.1.0".into(), kind: PLUGIN_TYPE.into(), socket: "/nowhere/cni.sock".into() };
-        assert_eq!(call("STATUS", conf).unwrap_err().code, code::PLUGIN_NOT_AVAILABLE);
+        let conf = NetConf {
+            cni_version: "1.1.0".into(),
+            kind: PLUGIN_TYPE.into(),
+            socket: "/nowhere/cni.sock".into(),
+        };
+        assert_eq!(
+            call("STATUS", conf).unwrap_err().code,
+            code::PLUGIN_NOT_AVAILABLE
+        );
     }
 
     #[test]
@@ -397,7 +442,10 @@ mod tests {
                 interface: 0,
                 version: None,
             }],
-            routes: vec![Route { dst: "0.0.0.0/0".into(), gw: "169.254.1.1".into() }],
+            routes: vec![Route {
+                dst: "0.0.0.0/0".into(),
+                gw: "169.254.1.1".into(),
+            }],
             dns: Dns {},
         };
         let expected = concat!(

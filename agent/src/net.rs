@@ -70,7 +70,11 @@ pub async fn run(
     let (engine, handle, status) = Engine::new(parts);
     let running = tokio::spawn(engine.run(shutdown.clone()));
     tokio::spawn(dns::run(cfg.clone(), states.clone(), shutdown.clone()));
-    tokio::spawn(health::run(cfg.node_name.clone(), states.clone(), shutdown.clone()));
+    tokio::spawn(health::run(
+        cfg.node_name.clone(),
+        states.clone(),
+        shutdown.clone(),
+    ));
     tokio::select! {
         complete = completed(status) => complete?,
         () = shutdown.cancelled() => return Ok(()),
@@ -85,7 +89,11 @@ pub async fn run(
     cni::announce(&cfg).context("announce the CNI plugin")?;
     tracing::info!(node = %cfg.node_name, mtu = uplinks.mtu(), "network ready");
     tokio::spawn(serve_flows(flows, shutdown.clone()));
-    tokio::spawn(condition::keep(client, cfg.node_name.clone(), shutdown.clone()));
+    tokio::spawn(condition::keep(
+        client,
+        cfg.node_name.clone(),
+        shutdown.clone(),
+    ));
     running.await.context("the engine of the net half panicked")
 }
 
@@ -96,7 +104,10 @@ async fn load(
 ) -> anyhow::Result<(hooks::Hooks, maps::MapSet)> {
     let (cfg, uplinks) = (cfg.clone(), uplinks.clone());
     let loading = tokio::task::spawn_blocking(move || hooks::load(&cfg, &uplinks));
-    loading.await.context("loading the datapath panicked")?.context("load the datapath")
+    loading
+        .await
+        .context("loading the datapath panicked")?
+        .context("load the datapath")
 }
 
 /// The node may still be getting its address when the agent starts.
@@ -127,7 +138,9 @@ async fn prepare_host(
     sysctl::write_all(&sysctl::of_node(&uplinks.names(), ipv6)).context("kernel settings")?;
     sysctl::reserve_ports(&[cfg.node_ports, (abi::SNAT_LO, abi::SNAT_HI)])
         .context("reserve ports")?;
-    host::add_dns_addresses(netlink, &cfg.cluster_dns).await.context("cluster DNS addresses")
+    host::add_dns_addresses(netlink, &cfg.cluster_dns)
+        .await
+        .context("cluster DNS addresses")
 }
 
 async fn serve_flows(server: flows::Server, shutdown: CancellationToken) {
@@ -137,6 +150,9 @@ async fn serve_flows(server: flows::Server, shutdown: CancellationToken) {
 }
 
 async fn completed(mut status: watch::Receiver<Status>) -> anyhow::Result<()> {
-    status.wait_for(|s| s.complete).await.context("the engine of the net half ended")?;
+    status
+        .wait_for(|s| s.complete)
+        .await
+        .context("the engine of the net half ended")?;
     Ok(())
 }

@@ -181,7 +181,10 @@ pub struct ContainerPort {
 
 impl ObjectKey {
     pub fn new(namespace: &str, name: &str) -> Self {
-        Self { namespace: namespace.into(), name: name.into() }
+        Self {
+            namespace: namespace.into(),
+            name: name.into(),
+        }
     }
 }
 
@@ -226,9 +229,15 @@ impl State {
         &'a self,
         service: &ObjectKey,
     ) -> impl Iterator<Item = &'a Arc<EndpointSlice>> {
-        let from = SliceKey { service: service.clone(), name: "".into() };
+        let from = SliceKey {
+            service: service.clone(),
+            name: "".into(),
+        };
         let service = service.clone();
-        self.slices.range(from..).take_while(move |(k, _)| k.service == service).map(|(_, s)| s)
+        self.slices
+            .range(from..)
+            .take_while(move |(k, _)| k.service == service)
+            .map(|(_, s)| s)
     }
 }
 

@@ -98,8 +98,9 @@ where
     T: std::fmt::Debug,
 {
     let api = Api::<T::Raw>::all(client);
-    watcher::watcher(api, watcher::Config::default()).default_backoff().filter_map(
-        move |event| async move {
+    watcher::watcher(api, watcher::Config::default())
+        .default_backoff()
+        .filter_map(move |event| async move {
             match event {
                 Ok(event) => change(event).map(wrap),
                 Err(error) => {
@@ -108,8 +109,7 @@ where
                     None
                 }
             }
-        },
-    )
+        })
 }
 
 fn change<T: Projection>(event: Event<T::Raw>) -> Option<Change<T>> {
@@ -131,16 +131,25 @@ fn merge(state: &mut State, staged: &mut Staged, update: Update) -> bool {
     let synced = &mut state.synced;
     match update {
         Update::Node(c) => apply(&mut state.nodes, &mut staged.nodes, &mut synced.nodes, c),
-        Update::Service(c) => {
-            apply(&mut state.services, &mut staged.services, &mut synced.services, c)
-        }
+        Update::Service(c) => apply(
+            &mut state.services,
+            &mut staged.services,
+            &mut synced.services,
+            c,
+        ),
         Update::Slice(c) => apply(&mut state.slices, &mut staged.slices, &mut synced.slices, c),
-        Update::Policy(c) => {
-            apply(&mut state.policies, &mut staged.policies, &mut synced.policies, c)
-        }
-        Update::Namespace(c) => {
-            apply(&mut state.namespaces, &mut staged.namespaces, &mut synced.namespaces, c)
-        }
+        Update::Policy(c) => apply(
+            &mut state.policies,
+            &mut staged.policies,
+            &mut synced.policies,
+            c,
+        ),
+        Update::Namespace(c) => apply(
+            &mut state.namespaces,
+            &mut staged.namespaces,
+            &mut synced.namespaces,
+            c,
+        ),
         Update::Pod(c) => apply(&mut state.pods, &mut staged.pods, &mut synced.pods, c),
     }
 }
@@ -162,7 +171,10 @@ fn apply<T: Projection>(
         }
         Change::Complete => {
             let listed = std::mem::take(staged);
-            *table = listed.into_iter().map(|(k, v)| (k.clone(), kept(table, &k, v))).collect();
+            *table = listed
+                .into_iter()
+                .map(|(k, v)| (k.clone(), kept(table, &k, v)))
+                .collect();
             *synced = true;
             true
         }
@@ -190,7 +202,10 @@ mod tests {
     use super::*;
 
     fn namespace(name: &str) -> Arc<Namespace> {
-        Arc::new(Namespace { name: name.into(), labels: Arc::default() })
+        Arc::new(Namespace {
+            name: name.into(),
+            labels: Arc::default(),
+        })
     }
 
     #[test]

@@ -20,8 +20,8 @@ use super::sandbox::{Sandbox, SandboxId};
 use super::veth;
 use crate::Config;
 use crate::cni::{
-    AddResult, Answer, Command, Dns, Failure, Interface, Ip, LOOPBACK_TYPE, MESSAGE_LIMIT, PLUGIN_TYPE, Request,
-    Route, VERSIONS, code,
+    AddResult, Answer, Command, Dns, Failure, Interface, Ip, LOOPBACK_TYPE, MESSAGE_LIMIT,
+    PLUGIN_TYPE, Request, Route, VERSIONS, code,
 };
 
 /// Calls worked on at the same time.
@@ -58,7 +58,13 @@ pub fn serve(
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
     let path = socket_path(cfg);
-    let failed = |operation| move |source| Error { operation, path: socket_path(cfg), source };
+    let failed = |operation| {
+        move |source| Error {
+            operation,
+            path: socket_path(cfg),
+            source,
+        }
+    };
     std::fs::create_dir_all(&cfg.run_dir).map_err(failed("create the directory of"))?;
     match std::fs::remove_file(&path) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(failed("remove")(e)),
@@ -67,7 +73,11 @@ pub fn serve(
     let listener = UnixListener::bind(&path).map_err(failed("listen at"))?;
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))
         .map_err(failed("restrict"))?;
-    let server = Server { engine, netlink, mtu };
+    let server = Server {
+        engine,
+        netlink,
+        mtu,
+    };
     tokio::spawn(accept(listener, server, shutdown));
     Ok(())
 }
@@ -81,7 +91,11 @@ pub fn socket_path(cfg: &Config) -> PathBuf {
 pub fn announce(cfg: &Config) -> Result<(), Error> {
     let failed = |operation, path: &Path| {
         let path = path.to_path_buf();
-        move |source| Error { operation, path, source }
+        move |source| Error {
+            operation,
+            path,
+            source,
+        }
     };
     for dir in [&cfg.cni_bin_dir, &cfg.cni_conf_dir] {
         std::fs::create_dir_all(dir).map_err(failed("create", dir))?;
@@ -112,7 +126,11 @@ fn place(dir: &Path, name: &str, binary: &Path) -> Result<(), Error> {
     }
     let new = dir.join(format!(".{name}.new"));
     let _ = std::fs::remove_file(&new);
-    let failed = |source| Error { operation: "link", path: link.clone(), source };
+    let failed = |source| Error {
+        operation: "link",
+        path: link.clone(),
+        source,
+    };
     std::os::unix::fs::symlink(binary, &new).map_err(failed)?;
     std::fs::rename(&new, &link).map_err(failed)
 }
@@ -129,7 +147,11 @@ fn conflist_text(socket: &Path) -> String {
 async fn accept(listener: UnixListener, server: Server, shutdown: CancellationToken) {
     let permits = Arc::new(Semaphore::new(CALLS));
     loop {
-        let permit = permits.clone().acquire_owned().await.expect("the semaphore is never closed");
+        let permit = permits
+            .clone()
+            .acquire_owned()
+            .await
+            .expect("the semaphore is never closed");
         let stream = tokio::select! {
             accepted = listener.accept() => accepted,
             () = shutdown.cancelled() => return,
@@ -165,7 +187,11 @@ async fn connection(
     (stream, body, netns) = reading.await??;
     let answer = match serde_json::from_slice::<Request>(&body) {
         Ok(request) => server.answer(request, netns).await,
-        Err(e) => Answer::Error(Failure::new(code::DECODE_FAILURE, "parse the plugin's call", e)),
+        Err(e) => Answer::Error(Failure::new(
+            code::DECODE_FAILURE,
+            "parse the plugin's call",
+            e,
+        )),
     };
     let answer = serde_json::to_vec(&answer)?;
     tokio::task::spawn_blocking(move || stream.write_all(&answer)).await?
@@ -181,9 +207,10 @@ impl Server {
         };
         let started = std::time::Instant::now();
         let outcome = match request.command {
-            Command::Add => {
-                self.add(&id, &request, netns).await.map(|r| Answer::Result(Box::new(r)))
-            }
+            Command::Add => self
+                .add(&id, &request, netns)
+                .await
+                .map(|r| Answer::Result(Box::new(r))),
             Command::Del => self.del(&id).await.map(|()| Answer::Done),
             Command::Check => self.check(&id).await.map(|()| Answer::Done),
             Command::Status | Command::Gc => Ok(Answer::Done),
@@ -210,9 +237,16 @@ impl Server {
         netns: Option<OwnedFd>,
     ) -> Result<AddResult, Failure> {
         let netns = netns.ok_or_else(|| {
-            Failure::new(code::INVALID_ENVIRONMENT, "no network namespace came with the call", "")
+            Failure::new(
+                code::INVALID_ENVIRONMENT,
+                "no network namespace came with the call",
+                "",
+            )
         })?;
-        let sandbox = self.engine.reserve(id.clone(), request.args.clone()).await?;
+        let sandbox = self
+            .engine
+            .reserve(id.clone(), request.args.clone())
+            .await?;
         let plan = veth::Plan {
             host_name: sandbox.host_name.clone(),
             pod_name: id.ifname.clone(),
@@ -222,9 +256,13 @@ impl Server {
             alias: format!("{}/{}", request.args.namespace, request.args.name),
         };
         let broken = |e: veth::Error| Failure::new(code::FAILED, "set up the interface", chain(&e));
-        let index = veth::make(&self.netlink, &plan, netns).await.map_err(broken)?;
+        let index = veth::make(&self.netlink, &plan, netns)
+            .await
+            .map_err(broken)?;
         self.engine.attach(id.clone(), index).await?;
-        veth::open(&self.netlink, index, &plan).await.map_err(broken)?;
+        veth::open(&self.netlink, index, &plan)
+            .await
+            .map_err(broken)?;
         self.engine.ready(id.clone()).await?;
         Ok(result(&sandbox, request))
     }
@@ -259,7 +297,12 @@ fn result(sandbox: &Sandbox, request: &Request) -> AddResult {
         version: old.then(|| if address.is_ipv4() { "4" } else { "6" }.into()),
     };
     let route = |address: &IpAddr| Route {
-        dst: if address.is_ipv4() { "0.0.0.0/0" } else { "::/0" }.into(),
+        dst: if address.is_ipv4() {
+            "0.0.0.0/0"
+        } else {
+            "::/0"
+        }
+        .into(),
         gw: veth::gateway(*address).to_string(),
     };
     let interface = |name: &str, mac: &[u8; 6], sandbox: &str| Interface {

@@ -33,8 +33,13 @@ pub async fn keep(client: Client, node: String, shutdown: CancellationToken) {
 
 async fn set(api: &Api<Node>, node: &str) -> Result<(), kube::Error> {
     let current = api.get(node).await?;
-    let conditions = current.status.and_then(|s| s.conditions).unwrap_or_default();
-    let done = conditions.iter().any(|c| c.type_ == "NetworkUnavailable" && c.status == "False");
+    let conditions = current
+        .status
+        .and_then(|s| s.conditions)
+        .unwrap_or_default();
+    let done = conditions
+        .iter()
+        .any(|c| c.type_ == "NetworkUnavailable" && c.status == "False");
     if done {
         return Ok(());
     }
@@ -51,5 +56,7 @@ async fn set(api: &Api<Node>, node: &str) -> Result<(), kube::Error> {
         "lastHeartbeatTime": now,
         "lastTransitionTime": now,
     }]}});
-    api.patch_status(node, &PatchParams::default(), &Patch::Strategic(patch)).await.map(drop)
+    api.patch_status(node, &PatchParams::default(), &Patch::Strategic(patch))
+        .await
+        .map(drop)
 }

@@ -96,18 +96,17 @@ pub struct Core {
 
 impl Core {
     /// Takes the maps over with what they hold.
-    pub fn new(
-        maps: MapSet,
-        node_name: &str,
-        cluster_dns: &[IpAddr],
-    ) -> Result<Self, MapError> {
+    pub fn new(maps: MapSet, node_name: &str, cluster_dns: &[IpAddr]) -> Result<Self, MapError> {
         Ok(Self {
             writer: Writer::new(maps)?,
             node_name: node_name.into(),
             cluster_dns: cluster_dns.to_vec(),
             state: Arc::default(),
             planned: Arc::default(),
-            facts: Facts { node_name: node_name.into(), ..Facts::default() },
+            facts: Facts {
+                node_name: node_name.into(),
+                ..Facts::default()
+            },
             facts_changed: true,
             nodes: NodeIndex::default(),
             node_program: node::Program::default(),
@@ -206,8 +205,7 @@ impl Core {
             let first = !self.pruned;
             let changed: BTreeSet<ObjectKey> = if first || nodes_changed {
                 let own = |key: &&ObjectKey| !self.host_ports.contains_key(*key);
-                let gone: Vec<ObjectKey> =
-                    self.services.installed().filter(own).cloned().collect();
+                let gone: Vec<ObjectKey> = self.services.installed().filter(own).cloned().collect();
                 new.services.keys().cloned().chain(gone).collect()
             } else {
                 changed_services(&old, &new)
@@ -252,7 +250,9 @@ impl Core {
         }
         let nodes: Vec<_> = new.nodes.values().cloned().collect();
         let tables = self.writer.tables();
-        let program = self.nodes.program(&nodes, &self.facts, &self.policy.ranges, tables);
+        let program = self
+            .nodes
+            .program(&nodes, &self.facts, &self.policy.ranges, tables);
         let steps = self.nodes.plan(&program, tables);
         self.writer.apply(&steps, now);
         let moved = program.nodes != self.node_program.nodes;
@@ -269,8 +269,9 @@ impl Core {
             None => Program::default(),
         };
         let tables = self.writer.tables();
-        let (steps, refused) =
-            self.services.plan(key, &program, &self.node_program.nodes, tables);
+        let (steps, refused) = self
+            .services
+            .plan(key, &program, &self.node_program.nodes, tables);
         self.writer.apply(&steps, now);
         for refused in &refused {
             tracing::warn!(%refused, "Service does not fit");
@@ -301,8 +302,14 @@ impl Core {
 
     fn here(&self, state: &State) -> Here {
         let own = state.nodes.get(self.node_name.as_str());
-        let zone = own.and_then(|n| n.labels.get(ZONE_LABEL)).cloned().unwrap_or_default();
-        Here { node: self.node_name.clone(), zone }
+        let zone = own
+            .and_then(|n| n.labels.get(ZONE_LABEL))
+            .cloned()
+            .unwrap_or_default();
+        Here {
+            node: self.node_name.clone(),
+            zone,
+        }
     }
 
     // --- endpoints ---
@@ -323,8 +330,12 @@ impl Core {
         };
         self.writer.apply(&steps, now);
         self.policy.endpoint_changed();
-        let attachment = Attachment { phase: Phase::Closed { ifindex }, sandbox };
-        self.attachments.insert(attachment.sandbox.id.clone(), attachment);
+        let attachment = Attachment {
+            phase: Phase::Closed { ifindex },
+            sandbox,
+        };
+        self.attachments
+            .insert(attachment.sandbox.id.clone(), attachment);
     }
 
     /// After all sandboxes have been adopted: removes endpoints nobody has a record of.
@@ -333,16 +344,29 @@ impl Core {
         let known: BTreeSet<u32> = self.attachments.values().map(|a| a.sandbox.ep_ix).collect();
         let mut addresses: HashMap<u32, Vec<IpAddr>> = HashMap::new();
         for (ip, local) in &self.writer.tables().ip4 {
-            addresses.entry(local.ep_ix).or_default().push(IpAddr::V4((*ip).into()));
+            addresses
+                .entry(local.ep_ix)
+                .or_default()
+                .push(IpAddr::V4((*ip).into()));
         }
         for (ip, local) in &self.writer.tables().ip6 {
-            addresses.entry(local.ep_ix).or_default().push(IpAddr::V6((*ip).into()));
+            addresses
+                .entry(local.ep_ix)
+                .or_default()
+                .push(IpAddr::V6((*ip).into()));
         }
         let endpoints = self.writer.tables().ep.iter();
-        let orphans = endpoints.filter(|(ix, _)| !known.contains(ix)).map(|(ix, ep)| {
-            let addresses = addresses.remove(ix).unwrap_or_default();
-            endpoint::Local { ep_ix: *ix, ifindex: ep.ifindex, mac: [0; 6], addresses }
-        });
+        let orphans = endpoints
+            .filter(|(ix, _)| !known.contains(ix))
+            .map(|(ix, ep)| {
+                let addresses = addresses.remove(ix).unwrap_or_default();
+                endpoint::Local {
+                    ep_ix: *ix,
+                    ifindex: ep.ifindex,
+                    mac: [0; 6],
+                    addresses,
+                }
+            });
         let steps: Vec<Step> = orphans.flat_map(|o| endpoint::remove(&o)).collect();
         self.writer.apply(&steps, now);
     }
@@ -358,8 +382,14 @@ impl Core {
             return Ok(known.sandbox.clone());
         }
         let ep_ix = self.indices.take().ok_or(Refusal::Endpoint)?;
-        let addresses = self.pool.allocate(seconds).inspect_err(|_| self.indices.free(ep_ix))?;
-        let primary = addresses.first().copied().expect("a pool with ranges gives an address");
+        let addresses = self
+            .pool
+            .allocate(seconds)
+            .inspect_err(|_| self.indices.free(ep_ix))?;
+        let primary = addresses
+            .first()
+            .copied()
+            .expect("a pool with ranges gives an address");
         let sandbox = Sandbox {
             id: id.clone(),
             pod: pod.clone(),
@@ -368,14 +398,19 @@ impl Core {
             addresses,
             ep_ix,
         };
-        let attachment = Attachment { sandbox: sandbox.clone(), phase: Phase::Reserved };
+        let attachment = Attachment {
+            sandbox: sandbox.clone(),
+            phase: Phase::Reserved,
+        };
         self.attachments.insert(id.clone(), attachment);
         Ok(sandbox)
     }
 
     /// The interface is there: the endpoint exists from now on, closed.
     pub fn attached(&mut self, id: &SandboxId, ifindex: u32, now: Instant) -> bool {
-        let Some(attachment) = self.attachments.get_mut(id) else { return false };
+        let Some(attachment) = self.attachments.get_mut(id) else {
+            return false;
+        };
         let again = matches!(attachment.phase, Phase::Open { ifindex: i } if i == ifindex);
         if !again {
             attachment.phase = Phase::Closed { ifindex };
@@ -396,7 +431,11 @@ impl Core {
         if !self.state.synced.policy() {
             return Err(Wait::Unsynced);
         }
-        let pod = self.state.pods.get(&attachment.sandbox.pod_key()).ok_or(Wait::NoPod)?;
+        let pod = self
+            .state
+            .pods
+            .get(&attachment.sandbox.pod_key())
+            .ok_or(Wait::NoPod)?;
         if !pod.is_called(&attachment.sandbox.pod.uid) {
             return Err(Wait::NoPod);
         }

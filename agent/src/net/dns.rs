@@ -35,12 +35,18 @@ pub async fn run(
         },
         () = shutdown.cancelled() => return,
     }
-    tokio::join!(follow(zone, states, sender, &shutdown), serve(&cfg, receiver, &shutdown));
+    tokio::join!(
+        follow(zone, states, sender, &shutdown),
+        serve(&cfg, receiver, &shutdown)
+    );
 }
 
 async fn serve(cfg: &Config, zone: watch::Receiver<Arc<Zone>>, shutdown: &CancellationToken) {
-    let addresses: Vec<SocketAddr> =
-        cfg.cluster_dns.iter().map(|ip| SocketAddr::new(*ip, PORT)).collect();
+    let addresses: Vec<SocketAddr> = cfg
+        .cluster_dns
+        .iter()
+        .map(|ip| SocketAddr::new(*ip, PORT))
+        .collect();
     let text = std::fs::read_to_string(&cfg.resolv_conf).unwrap_or_else(|error| {
         tracing::warn!(path = %cfg.resolv_conf.display(), %error, "no upstream DNS servers");
         String::new()
@@ -83,7 +89,11 @@ async fn follow(
 fn update(zone: &mut Zone, old: &State, new: &State) {
     for item in old.services.diff(&new.services) {
         match item {
-            DiffItem::Add(key, service) | DiffItem::Update { new: (key, service), .. } => {
+            DiffItem::Add(key, service)
+            | DiffItem::Update {
+                new: (key, service),
+                ..
+            } => {
                 zone.set_service(&zone_key(key), zone_service(service));
             }
             DiffItem::Remove(key, _) => zone.remove_service(&zone_key(key)),
@@ -91,7 +101,10 @@ fn update(zone: &mut Zone, old: &State, new: &State) {
     }
     for item in old.slices.diff(&new.slices) {
         match item {
-            DiffItem::Add(key, slice) | DiffItem::Update { new: (key, slice), .. } => {
+            DiffItem::Add(key, slice)
+            | DiffItem::Update {
+                new: (key, slice), ..
+            } => {
                 zone.set_slice(&zone_key(&key.service), &key.name, zone_slice(slice));
             }
             DiffItem::Remove(SliceKey { service, name }, _) => {
@@ -111,18 +124,30 @@ fn zone_service(service: &Service) -> zone::Service {
         _ if service.headless => Kind::Headless,
         _ => Kind::ClusterIp(service.cluster_ips.clone()),
     };
-    let ports = service.ports.iter().map(|p| port(&p.name, p.protocol, p.port));
-    zone::Service { kind, ports: ports.collect() }
+    let ports = service
+        .ports
+        .iter()
+        .map(|p| port(&p.name, p.protocol, p.port));
+    zone::Service {
+        kind,
+        ports: ports.collect(),
+    }
 }
 
 fn zone_slice(slice: &EndpointSlice) -> zone::Slice {
-    let ports = slice.ports.iter().filter_map(|p| Some(port(&p.name, p.protocol, p.port?)));
+    let ports = slice
+        .ports
+        .iter()
+        .filter_map(|p| Some(port(&p.name, p.protocol, p.port?)));
     let endpoints = slice.endpoints.iter().map(|e| zone::Endpoint {
         addresses: e.addresses.clone(),
         ready: e.ready,
         hostname: e.hostname.clone(),
     });
-    zone::Slice { ports: ports.collect(), endpoints: endpoints.collect() }
+    zone::Slice {
+        ports: ports.collect(),
+        endpoints: endpoints.collect(),
+    }
 }
 
 fn port(name: &str, protocol: Protocol, port: u16) -> zone::Port {
@@ -131,5 +156,9 @@ fn port(name: &str, protocol: Protocol, port: u16) -> zone::Port {
         Protocol::Udp => zone::Protocol::Udp,
         Protocol::Sctp => zone::Protocol::Sctp,
     };
-    zone::Port { name: name.into(), protocol, port }
+    zone::Port {
+        name: name.into(),
+        protocol,
+        port,
+    }
 }

@@ -143,7 +143,9 @@ impl Engine {
                 }
             }
         }
-        self.parts.core.adopted(self.parts.store.last_addresses(), Instant::now());
+        self.parts
+            .core
+            .adopted(self.parts.store.last_addresses(), Instant::now());
     }
 
     async fn new_state(&mut self) {
@@ -180,7 +182,8 @@ impl Engine {
         };
         self.parts.hooks.configure(self.parts.core.maps(), settings);
         let complete = self.parts.core.complete();
-        self.status.send_if_modified(|s| std::mem::replace(&mut s.complete, complete) != complete);
+        self.status
+            .send_if_modified(|s| std::mem::replace(&mut s.complete, complete) != complete);
     }
 
     fn open_adopted(&mut self) {
@@ -205,9 +208,15 @@ impl Engine {
     }
 
     async fn sync_routes(&mut self) {
-        let Some(remote) = self.parts.core.routes() else { return };
+        let Some(remote) = self.parts.core.routes() else {
+            return;
+        };
         let local = self.parts.core.local_routes();
-        let wanted: BTreeSet<Route> = remote.iter().copied().chain(local.iter().copied()).collect();
+        let wanted: BTreeSet<Route> = remote
+            .iter()
+            .copied()
+            .chain(local.iter().copied())
+            .collect();
         for route in self.routes.difference(&wanted).copied().collect::<Vec<_>>() {
             match self.parts.netlink.delete_route(&route).await {
                 Ok(()) => {
@@ -244,7 +253,11 @@ impl Engine {
             Call::Attach(id, ifindex, reply) => answer(reply, self.attach(&id, ifindex)),
             Call::Ready(id, reply) => {
                 let deadline = Instant::now() + READY_TIMEOUT;
-                self.waiting.push(Waiting { id, deadline, reply });
+                self.waiting.push(Waiting {
+                    id,
+                    deadline,
+                    reply,
+                });
             }
             Call::Release(id, reply) => {
                 if let Some(ifindex) = self.parts.core.release(&id, Instant::now()) {
@@ -254,7 +267,12 @@ impl Engine {
             }
             Call::Freed(id, reply) => answer(reply, self.freed(&id)),
             Call::Lookup(id, reply) => {
-                let known = self.parts.core.attachments().get(&id).map(|a| a.sandbox.clone());
+                let known = self
+                    .parts
+                    .core
+                    .attachments()
+                    .get(&id)
+                    .map(|a| a.sandbox.clone());
                 let unknown = || Failure::new(code::FAILED, "sandbox unknown", &id.container_id);
                 answer(reply, known.ok_or_else(unknown));
             }
@@ -281,7 +299,11 @@ impl Engine {
             .attach_pod(ifindex)
             .map_err(|e| Failure::new(code::FAILED, "attach programs", cni::chain(&e)))?;
         if !self.parts.core.attached(id, ifindex, Instant::now()) {
-            return Err(Failure::new(code::FAILED, "sandbox removed meanwhile", &id.container_id));
+            return Err(Failure::new(
+                code::FAILED,
+                "sandbox removed meanwhile",
+                &id.container_id,
+            ));
         }
         Ok(())
     }
@@ -294,7 +316,11 @@ impl Engine {
 }
 
 fn not_ready(why: Wait) -> Failure {
-    Failure::new(code::TRY_AGAIN_LATER, "the pod's policies are not loaded", why)
+    Failure::new(
+        code::TRY_AGAIN_LATER,
+        "the pod's policies are not loaded",
+        why,
+    )
 }
 
 fn answer<T>(reply: Reply<T>, result: Result<T, Failure>) {
@@ -303,7 +329,9 @@ fn answer<T>(reply: Reply<T>, result: Result<T, Failure>) {
 }
 
 fn unix_seconds() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |d| d.as_secs())
 }
 
 // === impl Handle ===

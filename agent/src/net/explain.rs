@@ -56,42 +56,76 @@ pub async fn explain(
     let (number, protocol) = parse_port(port)?;
     let from = end(&client, source).await?;
     let to = end(&client, destination).await?;
-    let all = Api::<NetworkPolicy>::all(client).list(&ListParams::default()).await;
+    let all = Api::<NetworkPolicy>::all(client)
+        .list(&ListParams::default())
+        .await;
     let all = all.map_err(failed("NetworkPolicies"))?;
     let named: Vec<(String, String, _)> = all
         .items
         .into_iter()
-        .map(|p| (p.namespace().unwrap_or_default(), p.name_any(), p.spec.unwrap_or_default()))
+        .map(|p| {
+            (
+                p.namespace().unwrap_or_default(),
+                p.name_any(),
+                p.spec.unwrap_or_default(),
+            )
+        })
         .collect();
-    let refs: Vec<PolicyRef<'_>> =
-        named.iter().map(|(namespace, name, spec)| PolicyRef { namespace, name, spec }).collect();
-    Ok(policies::explain::explain(&refs, from.party(), to.party(), protocol, number))
+    let refs: Vec<PolicyRef<'_>> = named
+        .iter()
+        .map(|(namespace, name, spec)| PolicyRef {
+            namespace,
+            name,
+            spec,
+        })
+        .collect();
+    Ok(policies::explain::explain(
+        &refs,
+        from.party(),
+        to.party(),
+        protocol,
+        number,
+    ))
 }
 
 fn parse_port(text: &str) -> Result<(u16, u8), Error> {
     let (number, protocol) = text.split_once('/').unwrap_or((text, "TCP"));
     let number = number.parse().map_err(|_| Error::Port(text.into()))?;
     let protocol = Protocol::parse(Some(&protocol.to_ascii_uppercase()));
-    Ok((number, protocol.ok_or_else(|| Error::Port(text.into()))?.number()))
+    Ok((
+        number,
+        protocol.ok_or_else(|| Error::Port(text.into()))?.number(),
+    ))
 }
 
 async fn end(client: &Client, text: &str) -> Result<End, Error> {
     if let Ok(address) = text.parse() {
         return end_at(client, address).await;
     }
-    let (namespace, name) = text.split_once('/').ok_or_else(|| Error::Party(text.into()))?;
-    let pod = Api::<Pod>::namespaced(client.clone(), namespace).get(name).await;
+    let (namespace, name) = text
+        .split_once('/')
+        .ok_or_else(|| Error::Party(text.into()))?;
+    let pod = Api::<Pod>::namespaced(client.clone(), namespace)
+        .get(name)
+        .await;
     let pod = pod.map_err(failed(format!("pod {text}")))?;
     if host_network(&pod) {
         return Err(Error::HostNetwork(text.into()));
     }
-    let address = addresses(&pod).next().ok_or_else(|| Error::NoAddress(text.into()))?;
-    Ok(End { address, pod: Some(facts(client, &pod).await?) })
+    let address = addresses(&pod)
+        .next()
+        .ok_or_else(|| Error::NoAddress(text.into()))?;
+    Ok(End {
+        address,
+        pod: Some(facts(client, &pod).await?),
+    })
 }
 
 /// An address may be a pod's.
 async fn end_at(client: &Client, address: IpAddr) -> Result<End, Error> {
-    let pods = Api::<Pod>::all(client.clone()).list(&ListParams::default()).await;
+    let pods = Api::<Pod>::all(client.clone())
+        .list(&ListParams::default())
+        .await;
     let pods = pods.map_err(failed("pods"))?;
     let terminal = |pod: &Pod| {
         let phase = pod.status.as_ref().and_then(|s| s.phase.as_deref());
@@ -101,7 +135,11 @@ async fn end_at(client: &Client, address: IpAddr) -> Result<End, Error> {
         .items
         .iter()
         .filter(|p| !host_network(p) && !terminal(p) && addresses(p).any(|a| a == address))
-        .max_by_key(|p| p.status.as_ref().and_then(|s| s.start_time.as_ref().map(|t| t.0)));
+        .max_by_key(|p| {
+            p.status
+                .as_ref()
+                .and_then(|s| s.start_time.as_ref().map(|t| t.0))
+        });
     let pod = match owner {
         Some(pod) => Some(facts(client, pod).await?),
         None => None,
@@ -113,7 +151,11 @@ async fn facts(client: &Client, pod: &Pod) -> Result<Facts, Error> {
     let namespace = pod.namespace().unwrap_or_default();
     let object = Api::<Namespace>::all(client.clone()).get(&namespace).await;
     let object = object.map_err(failed(format!("namespace {namespace}")))?;
-    let ports = pod.spec.iter().flat_map(|s| &s.containers).flat_map(|c| c.ports.iter().flatten());
+    let ports = pod
+        .spec
+        .iter()
+        .flat_map(|s| &s.containers)
+        .flat_map(|c| c.ports.iter().flatten());
     let named = ports.filter_map(|p| {
         Some(NamedPort {
             name: p.name.clone()?,
@@ -131,7 +173,9 @@ async fn facts(client: &Client, pod: &Pod) -> Result<Facts, Error> {
 }
 
 fn host_network(pod: &Pod) -> bool {
-    pod.spec.as_ref().is_some_and(|s| s.host_network == Some(true))
+    pod.spec
+        .as_ref()
+        .is_some_and(|s| s.host_network == Some(true))
 }
 
 fn addresses(pod: &Pod) -> impl Iterator<Item = IpAddr> {
@@ -152,7 +196,10 @@ impl End {
             labels: &facts.labels,
             ports: &facts.ports,
         });
-        Party { address: self.address, pod }
+        Party {
+            address: self.address,
+            pod,
+        }
     }
 }
 

@@ -99,7 +99,12 @@ pub async fn serve(server: Server, shutdown: CancellationToken) -> std::io::Resu
     let listener = UnixListener::bind(&path)?;
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
     let (events, _) = broadcast::channel::<Arc<str>>(LAG);
-    let polling = tokio::spawn(poll(server.states, server.engine, server.bpf_dir.clone(), events.clone()));
+    let polling = tokio::spawn(poll(
+        server.states,
+        server.engine,
+        server.bpf_dir.clone(),
+        events.clone(),
+    ));
     loop {
         tokio::select! {
             accepted = listener.accept() => {
@@ -125,7 +130,9 @@ async fn reader(
     bpf_dir: &Path,
 ) -> std::io::Result<()> {
     let mut request = String::new();
-    BufReader::new((&mut stream).take(REQUEST_LIMIT)).read_line(&mut request).await?;
+    BufReader::new((&mut stream).take(REQUEST_LIMIT))
+        .read_line(&mut request)
+        .await?;
     match request.trim() {
         FLOWS => stream_events(stream, events.subscribe()).await,
         COUNTERS => {
@@ -198,7 +205,9 @@ async fn poll(
         }
         names.follow(&states.borrow());
         for event in ring.as_mut().map(|r| r.poll(TAKE)).unwrap_or_default() {
-            let Some(flow) = flow(&event, &names) else { continue };
+            let Some(flow) = flow(&event, &names) else {
+                continue;
+            };
             let line = serde_json::to_string(&flow).expect("a flow has string keys only") + "\n";
             // Without receivers the event is of no use.
             let _ = events.send(line.into());
@@ -221,20 +230,30 @@ impl Names {
         self.of = state.clone();
         self.names.clear();
         for node in state.nodes.values() {
-            self.names.extend(node.addresses.iter().map(|ip| (*ip, format!("node/{}", node.name))));
+            self.names.extend(
+                node.addresses
+                    .iter()
+                    .map(|ip| (*ip, format!("node/{}", node.name))),
+            );
         }
         for service in state.services.values() {
             let name = format!("service/{}", service.key);
-            self.names.extend(service.cluster_ips.iter().map(|ip| (*ip, name.clone())));
+            self.names
+                .extend(service.cluster_ips.iter().map(|ip| (*ip, name.clone())));
         }
         for pod in state.pods.values().filter(|p| p.owns_its_addresses()) {
-            self.names.extend(pod.ips.iter().map(|ip| (*ip, pod.key.to_string())));
+            self.names
+                .extend(pod.ips.iter().map(|ip| (*ip, pod.key.to_string())));
         }
     }
 
     fn end(&self, address: abi::V6, port: abi::Port) -> End {
         let address = Ipv6Addr::from(address).to_canonical();
-        End { address, port: port.get(), name: self.names.get(&address).cloned() }
+        End {
+            address,
+            port: port.get(),
+            name: self.names.get(&address).cloned(),
+        }
     }
 }
 
@@ -246,7 +265,12 @@ fn flow(event: &Event, names: &Names) -> Option<Flow> {
     let micros = event.time % 1_000_000_000 / 1_000;
     Some(Flow {
         time: format!("{seconds}.{micros:06}"),
-        verdict: if outcome.is_drop() { "dropped" } else { "forwarded" }.into(),
+        verdict: if outcome.is_drop() {
+            "dropped"
+        } else {
+            "forwarded"
+        }
+        .into(),
         reason: outcome.name().into(),
         hook: hook.name().into(),
         protocol: protocol_name(event.proto),
@@ -298,7 +322,9 @@ async fn ask(run_dir: &Path, word: &str, show: impl Fn(&str) -> String) -> std::
     let mut lines = BufReader::new(stream).lines();
     let mut stdout = tokio::io::stdout();
     while let Some(line) = lines.next_line().await? {
-        stdout.write_all(format!("{}\n", show(&line)).as_bytes()).await?;
+        stdout
+            .write_all(format!("{}\n", show(&line)).as_bytes())
+            .await?;
         stdout.flush().await?;
     }
     Ok(())
@@ -319,8 +345,17 @@ impl std::fmt::Display for End {
 
 impl std::fmt::Display for Flow {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { time, verdict, reason, hook, protocol, source, destination, backend, bytes } =
-            self;
+        let Self {
+            time,
+            verdict,
+            reason,
+            hook,
+            protocol,
+            source,
+            destination,
+            backend,
+            bytes,
+        } = self;
         write!(f, "{time} {verdict} {protocol} {source} → {destination}")?;
         if let Some(backend) = backend {
             write!(f, " → {backend}")?;
@@ -331,8 +366,17 @@ impl std::fmt::Display for Flow {
 
 impl std::fmt::Display for Counter {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { hook, reason, dropped, packets, bytes } = self;
+        let Self {
+            hook,
+            reason,
+            dropped,
+            packets,
+            bytes,
+        } = self;
         let verdict = if *dropped { "dropped" } else { "passed" };
-        write!(f, "{hook:<12}{verdict:<9}{reason:<34}{packets:>14} packets{bytes:>18} bytes")
+        write!(
+            f,
+            "{hook:<12}{verdict:<9}{reason:<34}{packets:>14} packets{bytes:>18} bytes"
+        )
     }
 }

@@ -45,7 +45,9 @@ pub async fn run(
     loop {
         let checks = checks(&states.borrow_and_update().clone(), &node);
         running.retain(|key, (known, stop)| {
-            let kept = checks.get(key).is_some_and(|c| c.port == known.borrow().port);
+            let kept = checks
+                .get(key)
+                .is_some_and(|c| c.port == known.borrow().port);
             if !kept {
                 stop.cancel();
             }
@@ -74,7 +76,9 @@ pub async fn run(
 fn checks(state: &State, node: &str) -> BTreeMap<ObjectKey, Check> {
     let services = state.services.values().filter(|s| s.external_local);
     let check = services.filter_map(|service| {
-        let endpoints = state.slices_of(&service.key).flat_map(|slice| &slice.endpoints);
+        let endpoints = state
+            .slices_of(&service.key)
+            .flat_map(|slice| &slice.endpoints);
         let local = endpoints.filter(|e| e.ready && e.node.as_deref() == Some(node));
         let mut addresses: Vec<_> = local.filter_map(|e| e.addresses.first()).collect();
         addresses.sort_unstable();
@@ -115,7 +119,11 @@ async fn accept(
     let listener = TcpListener::bind(address).await?;
     let permits = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
-        let permit = permits.clone().acquire_owned().await.expect("the semaphore is never closed");
+        let permit = permits
+            .clone()
+            .acquire_owned()
+            .await
+            .expect("the semaphore is never closed");
         let (stream, _) = listener.accept().await?;
         let (check, stop) = (check.clone(), stop.clone());
         tokio::spawn(async move {
@@ -149,7 +157,9 @@ fn answer(check: &Check) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(Bytes::from(body.to_string())));
     *response.status_mut() = status;
     let json = http::HeaderValue::from_static("application/json");
-    response.headers_mut().insert(http::header::CONTENT_TYPE, json);
+    response
+        .headers_mut()
+        .insert(http::header::CONTENT_TYPE, json);
     response
 }
 

@@ -69,7 +69,10 @@ pub fn load(cfg: &Config, uplinks: &Uplinks) -> Result<(Hooks, MapSet), Error> {
         source,
     })?;
     datapath.attach_sockets(&cfg.cgroup2_dir)?;
-    let kernel = Kernel { datapath: Arc::new(datapath), cfg: row };
+    let kernel = Kernel {
+        datapath: Arc::new(datapath),
+        cfg: row,
+    };
     Ok((Hooks::Kernel(Box::new(kernel)), maps))
 }
 
@@ -107,7 +110,10 @@ fn configuration(
 
 /// The same on every node, without a secret that would have to be handed around.
 fn secret(cfg: &Config) -> u64 {
-    let digest = Sha256::new().chain_update(b"windlass hash").chain_update(&cfg.ca_pem).finalize();
+    let digest = Sha256::new()
+        .chain_update(b"windlass hash")
+        .chain_update(&cfg.ca_pem)
+        .finalize();
     let first = digest.first_chunk().expect("SHA-256 has 32 bytes");
     u64::from_ne_bytes(*first)
 }
@@ -138,13 +144,22 @@ impl Hooks {
     /// Writes the configuration, if it changed.
     pub fn configure(&mut self, maps: &mut MapSet, settings: Settings) {
         let Self::Kernel(kernel) = self else { return };
-        let Settings { node_ix, host_backends, host_ports, events } = settings;
+        let Settings {
+            node_ix,
+            host_backends,
+            host_ports,
+            events,
+        } = settings;
         let mut cfg = kernel.cfg;
         if node_ix != 0 {
             cfg.node_ix = node_ix;
         }
         let mut flag = |bits: u32, on: bool| {
-            cfg.flags = if on { cfg.flags | bits } else { cfg.flags & !bits };
+            cfg.flags = if on {
+                cfg.flags | bits
+            } else {
+                cfg.flags & !bits
+            };
         };
         if let Some(on) = host_backends {
             flag(abi::CFG_UPLINK_OUT, on);

@@ -24,7 +24,11 @@ pub struct Uplinks {
 impl Uplinks {
     /// MTU of the pods' interfaces.
     pub fn mtu(&self) -> u32 {
-        self.links.iter().map(|l| l.mtu).min().unwrap_or(DEFAULT_MTU)
+        self.links
+            .iter()
+            .map(|l| l.mtu)
+            .min()
+            .unwrap_or(DEFAULT_MTU)
     }
 
     pub fn names(&self) -> Vec<String> {
@@ -49,8 +53,14 @@ pub async fn uplinks(netlink: &Netlink, cfg: &Config) -> Result<Uplinks, Error> 
         !link.loopback && (carries(link) || leads_out(link))
     };
     let chosen: Vec<Link> = links.iter().filter(wanted).cloned().collect();
-    let world = chosen.iter().find(|l| leads_out(l)).or_else(|| chosen.iter().find(|l| carries(l)));
-    Ok(Uplinks { world: world.map_or(0, |l| l.index), links: chosen })
+    let world = chosen
+        .iter()
+        .find(|l| leads_out(l))
+        .or_else(|| chosen.iter().find(|l| carries(l)));
+    Ok(Uplinks {
+        world: world.map_or(0, |l| l.index),
+        links: chosen,
+    })
 }
 
 /// Facts for the node plan.
@@ -59,7 +69,13 @@ pub async fn facts(netlink: &Netlink, cfg: &Config, state: &State) -> Result<Fac
     let others = state.nodes.values().filter(|n| *n.name != *cfg.node_name);
     for address in others.flat_map(|n| &n.addresses) {
         if let Some(route) = netlink.route_to(*address).await? {
-            reach.insert(*address, Reach { ifindex: route.index, gateway: route.gateway });
+            reach.insert(
+                *address,
+                Reach {
+                    ifindex: route.index,
+                    gateway: route.gateway,
+                },
+            );
         }
     }
     Ok(Facts {
@@ -74,24 +90,38 @@ pub async fn facts(netlink: &Netlink, cfg: &Config, state: &State) -> Result<Fac
 /// The host's addresses, without loopback and link-local ones: nobody reaches the node at those.
 async fn own_addresses(netlink: &Netlink) -> Result<BTreeSet<IpAddr>, Error> {
     let links = netlink.links().await?;
-    let pods: BTreeSet<u32> =
-        links.iter().filter(|l| l.name.starts_with(NAME_PREFIX) && l.veth).map(|l| l.index).collect();
+    let pods: BTreeSet<u32> = links
+        .iter()
+        .filter(|l| l.name.starts_with(NAME_PREFIX) && l.veth)
+        .map(|l| l.index)
+        .collect();
     let link_local = |ip: &IpAddr| match ip {
         IpAddr::V4(a) => a.is_link_local(),
         IpAddr::V6(a) => a.is_unicast_link_local(),
     };
     let addresses = netlink.addresses().await?;
-    let own = addresses.iter().filter(|a| !pods.contains(&a.index)).map(|a| a.address);
+    let own = addresses
+        .iter()
+        .filter(|a| !pods.contains(&a.index))
+        .map(|a| a.address);
     Ok(own.filter(|a| !a.is_loopback() && !link_local(a)).collect())
 }
 
 /// Puts the cluster DNS addresses on `lo`.
 pub async fn add_dns_addresses(netlink: &Netlink, addresses: &[IpAddr]) -> Result<(), Error> {
-    let Some(lo) = netlink.link("lo").await? else { return Ok(()) };
+    let Some(lo) = netlink.link("lo").await? else {
+        return Ok(());
+    };
     netlink.set_up(lo.index).await?;
     for address in addresses {
         let prefix_len = single(*address).prefix();
-        netlink.add_address(Address { index: lo.index, address: *address, prefix_len }).await?;
+        netlink
+            .add_address(Address {
+                index: lo.index,
+                address: *address,
+                prefix_len,
+            })
+            .await?;
     }
     Ok(())
 }

@@ -18,7 +18,11 @@ pub enum Error {
     #[error("the node has no pod range yet")]
     NoRange,
     #[error("no free address in {range}: {used} in use, {resting} freed less than a minute ago")]
-    Exhausted { range: IpNetwork, used: usize, resting: usize },
+    Exhausted {
+        range: IpNetwork,
+        used: usize,
+        resting: usize,
+    },
 }
 
 /// The allocator.
@@ -61,8 +65,13 @@ impl Pool {
             Some(range) => range.cursor,
             None => behind(net).map_or(1, |a| number(*a) - number(net.network()) + 1),
         };
-        self.ranges =
-            wanted.into_iter().map(|net| Range { net, cursor: cursor(net) }).collect();
+        self.ranges = wanted
+            .into_iter()
+            .map(|net| Range {
+                net,
+                cursor: cursor(net),
+            })
+            .collect();
     }
 
     /// The addresses given out last before a restart; to be told before the ranges.
@@ -120,9 +129,15 @@ impl Range {
     fn search(&self) -> impl Iterator<Item = IpAddr> {
         let size: u128 = match self.net {
             IpNetwork::V4(net) => u128::from(net.size()),
-            IpNetwork::V6(net) => 1u128.checked_shl(128 - u32::from(net.prefix())).unwrap_or(0),
+            IpNetwork::V6(net) => 1u128
+                .checked_shl(128 - u32::from(net.prefix()))
+                .unwrap_or(0),
         };
-        let end = if self.net.is_ipv4() { size.saturating_sub(1) } else { size };
+        let end = if self.net.is_ipv4() {
+            size.saturating_sub(1)
+        } else {
+            size
+        };
         let usable = end.saturating_sub(1).min(RANGE_LIMIT);
         let start = self.cursor.saturating_sub(1);
         let base = number(self.net.network());
@@ -165,8 +180,14 @@ mod tests {
     #[test]
     fn one_address_per_family_in_the_order_of_the_ranges() {
         let mut pool = pool(&["fd00:1::/64", "10.244.1.0/24"]);
-        assert_eq!(pool.allocate(0).unwrap(), [ip("fd00:1::1"), ip("10.244.1.1")]);
-        assert_eq!(pool.allocate(0).unwrap(), [ip("fd00:1::2"), ip("10.244.1.2")]);
+        assert_eq!(
+            pool.allocate(0).unwrap(),
+            [ip("fd00:1::1"), ip("10.244.1.1")]
+        );
+        assert_eq!(
+            pool.allocate(0).unwrap(),
+            [ip("fd00:1::2"), ip("10.244.1.2")]
+        );
     }
 
     #[test]
@@ -175,9 +196,19 @@ mod tests {
         let first = pool.allocate(0).unwrap();
         pool.free(&first, 10);
         for expected in 2..=6 {
-            assert_eq!(pool.allocate(11).unwrap(), [ip(&format!("10.0.0.{expected}"))]);
+            assert_eq!(
+                pool.allocate(11).unwrap(),
+                [ip(&format!("10.0.0.{expected}"))]
+            );
         }
-        assert!(matches!(pool.allocate(69), Err(Error::Exhausted { used: 5, resting: 1, .. })));
+        assert!(matches!(
+            pool.allocate(69),
+            Err(Error::Exhausted {
+                used: 5,
+                resting: 1,
+                ..
+            })
+        ));
         assert_eq!(pool.allocate(70).unwrap(), first);
     }
 

@@ -183,7 +183,11 @@ impl Netlink {
 
     /// Adds an address without duplicate address detection.
     pub async fn add_address(&self, address: Address) -> Result<(), Error> {
-        let Address { index, address: ip, prefix_len } = address;
+        let Address {
+            index,
+            address: ip,
+            prefix_len,
+        } = address;
         let mut request = self.handle.address().add(index, ip, prefix_len);
         if ip.is_ipv6() {
             request.message_mut().header.flags |= AddressHeaderFlags::Nodad;
@@ -193,7 +197,11 @@ impl Netlink {
 
     /// Removes an address.
     pub async fn delete_address(&self, address: Address) -> Result<(), Error> {
-        let Address { index, address: ip, prefix_len } = address;
+        let Address {
+            index,
+            address: ip,
+            prefix_len,
+        } = address;
         let mut request = self.handle.address().add(index, ip, prefix_len);
         let message = request.message_mut().clone();
         let deleted = self.handle.address().del(message).execute().await;
@@ -203,7 +211,10 @@ impl Netlink {
     /// Adds a route of ours, replacing one to the same destination.
     pub async fn replace_route(&self, route: &Route) -> Result<(), Error> {
         let request = self.handle.route().add(message_of(route)).replace();
-        request.execute().await.map_err(failed(format!("replace route {}", route.destination)))
+        request
+            .execute()
+            .await
+            .map_err(failed(format!("replace route {}", route.destination)))
     }
 
     /// Removes a route of ours.
@@ -227,7 +238,9 @@ impl Netlink {
                 .try_collect()
                 .await
                 .map_err(failed("dump routes"))?;
-            let main = messages.iter().filter(|m| m.header.table == RouteHeader::RT_TABLE_MAIN);
+            let main = messages
+                .iter()
+                .filter(|m| m.header.table == RouteHeader::RT_TABLE_MAIN);
             let wanted = main.filter(|m| wanted(m.header.protocol));
             found.extend(wanted.filter_map(parse_route));
         }
@@ -236,13 +249,17 @@ impl Netlink {
 
     /// The routes this agent owns.
     pub async fn own_routes(&self) -> Result<Vec<Route>, Error> {
-        self.routes(|p| p == RouteProtocol::Other(ROUTE_PROTOCOL)).await
+        self.routes(|p| p == RouteProtocol::Other(ROUTE_PROTOCOL))
+            .await
     }
 
     /// The default routes of the node, whoever made them.
     pub async fn default_routes(&self) -> Result<Vec<Route>, Error> {
         let all = self.routes(|_| true).await?;
-        Ok(all.into_iter().filter(|r| r.destination.prefix() == 0).collect())
+        Ok(all
+            .into_iter()
+            .filter(|r| r.destination.prefix() == 0)
+            .collect())
     }
 
     /// The route the kernel would take to an address.
@@ -268,7 +285,10 @@ impl Netlink {
             .state(NeighbourState::Permanent)
             .link_layer_address(&mac)
             .replace();
-        request.execute().await.map_err(failed(format!("replace neighbour {ip}")))
+        request
+            .execute()
+            .await
+            .map_err(failed(format!("replace neighbour {ip}")))
     }
 
     /// Neighbours with a known Ethernet address.
@@ -325,11 +345,15 @@ fn message_of(route: &Route) -> RouteMessage {
         .output_interface(route.index)
         .protocol(RouteProtocol::Other(ROUTE_PROTOCOL));
     builder = match route.gateway {
-        Some(gateway) => builder.gateway(gateway).expect("the gateway has the route's family"),
+        Some(gateway) => builder
+            .gateway(gateway)
+            .expect("the gateway has the route's family"),
         None => builder.scope(RouteScope::Link),
     };
     if let Some(source) = route.source {
-        builder = builder.pref_source(source).expect("the source has the route's family");
+        builder = builder
+            .pref_source(source)
+            .expect("the source has the route's family");
     }
     if route.onlink {
         builder = builder.onlink();
@@ -356,11 +380,18 @@ fn parse_route(message: &RouteMessage) -> Option<Route> {
             _ => {}
         }
     }
-    let destination =
-        IpNetwork::new(destination, message.header.destination_prefix_length).ok()?;
-    let onlink =
-        message.header.flags.contains(rtnetlink::packet_route::route::RouteFlags::Onlink);
-    Some(Route { destination, gateway, index: index?, onlink, source })
+    let destination = IpNetwork::new(destination, message.header.destination_prefix_length).ok()?;
+    let onlink = message
+        .header
+        .flags
+        .contains(rtnetlink::packet_route::route::RouteFlags::Onlink);
+    Some(Route {
+        destination,
+        gateway,
+        index: index?,
+        onlink,
+        source,
+    })
 }
 
 fn ip_of(address: &RouteAddress) -> Option<IpAddr> {
@@ -382,7 +413,11 @@ fn parse_address(message: &AddressMessage) -> Option<Address> {
         _ => None,
     });
     let address = own.or(any)?;
-    Some(Address { index: message.header.index, address, prefix_len: message.header.prefix_len })
+    Some(Address {
+        index: message.header.index,
+        address,
+        prefix_len: message.header.prefix_len,
+    })
 }
 
 fn parse_neighbour(message: &NeighbourMessage) -> Option<Neighbour> {
@@ -399,7 +434,11 @@ fn parse_neighbour(message: &NeighbourMessage) -> Option<Neighbour> {
             _ => {}
         }
     }
-    Some(Neighbour { index: message.header.ifindex, address: address?, mac: mac? })
+    Some(Neighbour {
+        index: message.header.ifindex,
+        address: address?,
+        mac: mac?,
+    })
 }
 
 // === errors ===

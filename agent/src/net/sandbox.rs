@@ -62,7 +62,12 @@ impl Sandbox {
 
     /// As the endpoint plan sees it.
     pub fn local(&self, ifindex: u32) -> Local {
-        Local { ep_ix: self.ep_ix, ifindex, mac: self.mac, addresses: self.addresses.clone() }
+        Local {
+            ep_ix: self.ep_ix,
+            ifindex,
+            mac: self.mac,
+            addresses: self.addresses.clone(),
+        }
     }
 }
 
@@ -71,7 +76,9 @@ impl Sandbox {
 impl Store {
     /// Records live in `root/sandboxes`, those given out last in `root/last-addresses`.
     pub fn open(root: &Path) -> Result<Self, Error> {
-        let store = Self { dir: root.to_path_buf() };
+        let store = Self {
+            dir: root.to_path_buf(),
+        };
         std::fs::create_dir_all(store.records()).map_err(at("create", &store.records()))?;
         Ok(store)
     }
@@ -85,7 +92,9 @@ impl Store {
             if path.extension().is_none_or(|e| e != "json") {
                 continue;
             }
-            let parsed = std::fs::read(&path).ok().and_then(|b| serde_json::from_slice(&b).ok());
+            let parsed = std::fs::read(&path)
+                .ok()
+                .and_then(|b| serde_json::from_slice(&b).ok());
             match parsed {
                 Some(sandbox) => found.push(sandbox),
                 None => tracing::warn!(path = %path.display(), "unreadable sandbox record"),
@@ -144,7 +153,11 @@ pub fn write_atomically(path: &Path, content: &[u8]) -> Result<(), Error> {
 }
 
 fn at<'a>(operation: &'static str, path: &'a Path) -> impl FnOnce(std::io::Error) -> Error + 'a {
-    move |source| Error::File { operation, path: path.to_path_buf(), source }
+    move |source| Error::File {
+        operation,
+        path: path.to_path_buf(),
+        source,
+    }
 }
 
 #[cfg(test)]
@@ -155,10 +168,17 @@ mod tests {
     fn records_survive_and_ids_cannot_leave_the_directory() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
-        let id = SandboxId { container_id: "c1".into(), ifname: "eth0".into() };
+        let id = SandboxId {
+            container_id: "c1".into(),
+            ifname: "eth0".into(),
+        };
         let sandbox = Sandbox {
             id: id.clone(),
-            pod: Args { namespace: "a".into(), name: "b".into(), uid: "u".into() },
+            pod: Args {
+                namespace: "a".into(),
+                name: "b".into(),
+                uid: "u".into(),
+            },
             addresses: vec!["10.0.0.7".parse().unwrap()],
             mac: [2; 6],
             host_name: "wl0".into(),
@@ -170,7 +190,10 @@ mod tests {
         store.remove(&id).unwrap();
         store.remove(&id).unwrap();
         assert!(store.load().unwrap().is_empty());
-        let id = SandboxId { container_id: "../x".into(), ifname: "eth0".into() };
+        let id = SandboxId {
+            container_id: "../x".into(),
+            ifname: "eth0".into(),
+        };
         assert!(store.save(&Sandbox { id, ..sandbox }).is_err());
     }
 }

@@ -71,11 +71,19 @@ pub fn of_pod(name: &str) -> Vec<Sysctl> {
 }
 
 fn required(name: impl Into<String>, value: &str) -> Sysctl {
-    Sysctl { name: name.into(), value: value.into(), optional: false }
+    Sysctl {
+        name: name.into(),
+        value: value.into(),
+        optional: false,
+    }
 }
 
 fn optional(name: impl Into<String>, value: &str) -> Sysctl {
-    Sysctl { name: name.into(), value: value.into(), optional: true }
+    Sysctl {
+        name: name.into(),
+        value: value.into(),
+        optional: true,
+    }
 }
 
 /// Writes the settings that differ; a failure does not keep the others from being made.
@@ -102,7 +110,11 @@ fn write(setting: &Sysctl) -> Result<(), Error> {
             tracing::debug!(path = %path.display(), error = %e, "optional setting not made");
             Ok(())
         }
-        Err(source) => Err(Error { path, value: setting.value.clone(), source }),
+        Err(source) => Err(Error {
+            path,
+            value: setting.value.clone(),
+            source,
+        }),
     }
 }
 
@@ -133,7 +145,11 @@ fn merge_ranges(current: &str, ranges: &[(u16, u16)]) -> String {
         }
     }
     let text = |(lo, hi): &(u16, u16)| {
-        if lo == hi { lo.to_string() } else { format!("{lo}-{hi}") }
+        if lo == hi {
+            lo.to_string()
+        } else {
+            format!("{lo}-{hi}")
+        }
     };
     merged.iter().map(text).collect::<Vec<_>>().join(",")
 }

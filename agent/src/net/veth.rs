@@ -81,7 +81,8 @@ pub async fn make(host: &Netlink, plan: &Plan, pod: OwnedFd) -> Result<u32, Erro
 pub async fn open(host: &Netlink, index: u32, plan: &Plan) -> Result<(), Error> {
     host.set_up(index).await?;
     for address in &plan.addresses {
-        host.replace_neighbour(index, *address, plan.pod_mac).await?;
+        host.replace_neighbour(index, *address, plan.pod_mac)
+            .await?;
         host.replace_route(&host_route(index, *address)).await?;
     }
     Ok(())
@@ -97,7 +98,13 @@ pub async fn remove(host: &Netlink, host_name: &str) -> Result<(), Error> {
 
 /// The route of the host to a local pod.
 pub fn host_route(index: u32, address: IpAddr) -> Route {
-    Route { destination: single(address), gateway: None, index, onlink: false, source: None }
+    Route {
+        destination: single(address),
+        gateway: None,
+        index,
+        onlink: false,
+        source: None,
+    }
 }
 
 /// Runs inside the pod's namespace.
@@ -114,13 +121,19 @@ async fn pod_end(plan: &Plan) -> Result<(), Error> {
     }
     for address in &plan.addresses {
         let prefix_len = single(*address).prefix();
-        let address = Address { index: link.index, address: *address, prefix_len };
+        let address = Address {
+            index: link.index,
+            address: *address,
+            prefix_len,
+        };
         netlink.add_address(address).await?;
     }
     netlink.set_up(link.index).await?;
     for address in &plan.addresses {
         let gateway = gateway(*address);
-        netlink.replace_neighbour(link.index, gateway, abi::HOST_MAC).await?;
+        netlink
+            .replace_neighbour(link.index, gateway, abi::HOST_MAC)
+            .await?;
         let destination = IpNetwork::new(unspecified(*address), 0).expect("0 is a valid prefix");
         let via = Route {
             destination,

@@ -65,8 +65,12 @@ impl Writer {
 
     /// Removes what has been retired long enough and repeats failed steps.
     pub fn tick(&mut self, now: Instant) {
-        let due: Vec<Key> =
-            self.retired.iter().filter(|(_, at)| **at <= now).map(|(key, _)| *key).collect();
+        let due: Vec<Key> = self
+            .retired
+            .iter()
+            .filter(|(_, at)| **at <= now)
+            .map(|(key, _)| *key)
+            .collect();
         for key in due {
             self.retired.remove(&key);
             self.apply(&[Step::Remove(key)], now);
@@ -159,7 +163,10 @@ mod tests {
         let mut writer = Writer::new(MapSet::memory()).unwrap();
         let now = Instant::now();
         writer.apply(&[Step::Put(row(1)), Step::Put(row(2))], now);
-        writer.apply(&[Step::Retire(row(1).key()), Step::Retire(row(2).key())], now);
+        writer.apply(
+            &[Step::Retire(row(1).key()), Step::Retire(row(2).key())],
+            now,
+        );
         writer.tick(now + Duration::from_millis(999));
         assert!(writer.tables().has(&row(1)));
         writer.apply(&[Step::Put(row(2))], now);

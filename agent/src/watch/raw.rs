@@ -145,7 +145,10 @@ struct RawPodIp {
 }
 
 fn object_key(metadata: &ObjectMeta) -> Option<ObjectKey> {
-    Some(ObjectKey::new(metadata.namespace.as_deref()?, metadata.name.as_deref()?))
+    Some(ObjectKey::new(
+        metadata.namespace.as_deref()?,
+        metadata.name.as_deref()?,
+    ))
 }
 
 fn labels(metadata: ObjectMeta) -> Labels {
@@ -153,7 +156,10 @@ fn labels(metadata: ObjectMeta) -> Labels {
 }
 
 fn parse_all<T: std::str::FromStr, S: AsRef<str>>(texts: impl IntoIterator<Item = S>) -> Vec<T> {
-    texts.into_iter().filter_map(|t| t.as_ref().parse().ok()).collect()
+    texts
+        .into_iter()
+        .filter_map(|t| t.as_ref().parse().ok())
+        .collect()
 }
 
 fn port(number: i32) -> Option<u16> {
@@ -169,9 +175,20 @@ impl Projection for Node {
     }
 
     fn project(name: Arc<str>, raw: RawNode) -> Self {
-        let RawNodeSpec { pod_cidr, pod_cidrs } = raw.spec;
-        let pod_cidrs = if pod_cidrs.is_empty() { vec![pod_cidr] } else { pod_cidrs };
-        let internal = raw.status.addresses.iter().filter(|a| a.kind == "InternalIP");
+        let RawNodeSpec {
+            pod_cidr,
+            pod_cidrs,
+        } = raw.spec;
+        let pod_cidrs = if pod_cidrs.is_empty() {
+            vec![pod_cidr]
+        } else {
+            pod_cidrs
+        };
+        let internal = raw
+            .status
+            .addresses
+            .iter()
+            .filter(|a| a.kind == "InternalIP");
         Node {
             name,
             addresses: parse_all(internal.map(|a| &a.address)),
@@ -190,7 +207,10 @@ impl Projection for Namespace {
     }
 
     fn project(name: Arc<str>, raw: RawNamespace) -> Self {
-        Namespace { name, labels: Arc::new(labels(raw.metadata)) }
+        Namespace {
+            name,
+            labels: Arc::new(labels(raw.metadata)),
+        }
     }
 }
 
@@ -203,10 +223,21 @@ impl Projection for Pod {
     }
 
     fn project(key: ObjectKey, raw: RawPod) -> Self {
-        let RawPodSpec { node_name, host_network, init_containers, containers } = raw.spec;
-        let RawPodStatus { phase, pod_ip, pod_ips, start_time } = raw.status;
-        let sidecars =
-            init_containers.iter().filter(|c| c.restart_policy.as_deref() == Some("Always"));
+        let RawPodSpec {
+            node_name,
+            host_network,
+            init_containers,
+            containers,
+        } = raw.spec;
+        let RawPodStatus {
+            phase,
+            pod_ip,
+            pod_ips,
+            start_time,
+        } = raw.status;
+        let sidecars = init_containers
+            .iter()
+            .filter(|c| c.restart_policy.as_deref() == Some("Always"));
         let ports = sidecars.chain(&containers).flat_map(|c| &c.ports);
         let mut ips: Vec<IpAddr> = parse_all(pod_ips.iter().map(|i| &i.ip));
         if ips.is_empty() {
@@ -252,7 +283,10 @@ impl Projection for NetworkPolicy {
     }
 
     fn project(key: ObjectKey, raw: networking::NetworkPolicy) -> Self {
-        NetworkPolicy { key, spec: raw.spec.unwrap_or_default() }
+        NetworkPolicy {
+            key,
+            spec: raw.spec.unwrap_or_default(),
+        }
     }
 }
 
@@ -266,7 +300,10 @@ impl Projection for EndpointSlice {
         if raw.address_type == "FQDN" {
             return None;
         }
-        Some(SliceKey { service: ObjectKey::new(&own.namespace, service), name: own.name })
+        Some(SliceKey {
+            service: ObjectKey::new(&own.namespace, service),
+            name: own.name,
+        })
     }
 
     fn project(key: SliceKey, raw: discovery::EndpointSlice) -> Self {
@@ -298,8 +335,18 @@ fn endpoint(raw: discovery::Endpoint) -> Endpoint {
         terminating: conditions.terminating.unwrap_or(false),
         node: raw.node_name.map(Into::into),
         hostname: raw.hostname,
-        zone_hints: hints.for_zones.into_iter().flatten().map(|z| z.name).collect(),
-        node_hints: hints.for_nodes.into_iter().flatten().map(|n| n.name).collect(),
+        zone_hints: hints
+            .for_zones
+            .into_iter()
+            .flatten()
+            .map(|z| z.name)
+            .collect(),
+        node_hints: hints
+            .for_nodes
+            .into_iter()
+            .flatten()
+            .map(|n| n.name)
+            .collect(),
     }
 }
 
@@ -313,8 +360,14 @@ impl Projection for Service {
 
     fn project(key: ObjectKey, raw: core::Service) -> Self {
         let spec = raw.spec.unwrap_or_default();
-        let ingress = raw.status.and_then(|s| s.load_balancer).and_then(|l| l.ingress);
-        let vips = ingress.into_iter().flatten().filter(|i| i.ip_mode.as_deref() != Some("Proxy"));
+        let ingress = raw
+            .status
+            .and_then(|s| s.load_balancer)
+            .and_then(|l| l.ingress);
+        let vips = ingress
+            .into_iter()
+            .flatten()
+            .filter(|i| i.ip_mode.as_deref() != Some("Proxy"));
         let mut cluster_ips = spec.cluster_ips.unwrap_or_default();
         if cluster_ips.is_empty() {
             cluster_ips.extend(spec.cluster_ip);

@@ -29,7 +29,13 @@ fn namespace() -> OwnedFd {
     let (sender, receiver) = mpsc::channel();
     let thread = std::thread::spawn(move || {
         nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("tests run as root");
-        sender.send(std::fs::File::open("/proc/thread-self/ns/net").unwrap().into()).unwrap();
+        sender
+            .send(
+                std::fs::File::open("/proc/thread-self/ns/net")
+                    .unwrap()
+                    .into(),
+            )
+            .unwrap();
     });
     thread.join().unwrap();
     receiver.recv().unwrap()
@@ -42,7 +48,10 @@ fn config(dir: &Path) -> Config {
         node_ips: vec![NODE_IP.parse().unwrap()],
         server: String::new(),
         ca_pem: vec![],
-        serving: crate::config::KeyPair { cert_pem: vec![], key_pem: vec![] },
+        serving: crate::config::KeyPair {
+            cert_pem: vec![],
+            key_pem: vec![],
+        },
         kubelet_address: "127.0.0.1:10250".parse().unwrap(),
         runtime_endpoint: text("cri.sock"),
         root_dir: text("root"),
@@ -86,11 +95,16 @@ fn state(pods: &[&str]) -> Arc<State> {
         name: NODE.into(),
         labels: BTreeMap::new(),
         addresses: vec![NODE_IP.parse().unwrap()],
-        pod_cidrs: vec!["10.244.0.0/24".parse().unwrap(), "fd00:244::/64".parse().unwrap()],
+        pod_cidrs: vec![
+            "10.244.0.0/24".parse().unwrap(),
+            "fd00:244::/64".parse().unwrap(),
+        ],
     };
     state.nodes.insert(NODE.into(), Arc::new(node));
     for name in pods {
-        state.pods.insert(ObjectKey::new("default", name), Arc::new(pod(name)));
+        state
+            .pods
+            .insert(ObjectKey::new("default", name), Arc::new(pod(name)));
     }
     state.synced = Synced {
         nodes: true,
@@ -125,8 +139,11 @@ impl TestNode {
         let netlink = Netlink::open().unwrap();
         let lo = netlink.link("lo").await.unwrap().unwrap();
         netlink.set_up(lo.index).await.unwrap();
-        let node_ip =
-            Address { index: lo.index, address: NODE_IP.parse().unwrap(), prefix_len: 32 };
+        let node_ip = Address {
+            index: lo.index,
+            address: NODE_IP.parse().unwrap(),
+            prefix_len: 32,
+        };
         netlink.add_address(node_ip).await.unwrap();
         let (states, receiver) = watch::channel(Arc::new(State::default()));
         let uplinks = crate::net::host::uplinks(&netlink, &cfg).await.unwrap();
@@ -145,7 +162,13 @@ impl TestNode {
         states.send_replace(first);
         status.wait_for(|s| s.complete).await.unwrap();
         serve(&cfg, handle, netlink.clone(), 1400, shutdown.clone()).unwrap();
-        Self { cfg, netlink, states, shutdown, engine }
+        Self {
+            cfg,
+            netlink,
+            states,
+            shutdown,
+            engine,
+        }
     }
 
     async fn stop(self) {
@@ -172,7 +195,10 @@ impl TestNode {
     }
 
     async fn add(&self, name: &str, netns: &OwnedFd) -> Vec<IpAddr> {
-        match self.call(Command::Add, name, Some(netns.try_clone().unwrap())).await {
+        match self
+            .call(Command::Add, name, Some(netns.try_clone().unwrap()))
+            .await
+        {
             Answer::Result(result) => {
                 let address = |ip: &Ip| ip.address.split('/').next().unwrap().parse().unwrap();
                 result.ips.iter().map(address).collect()
@@ -183,14 +209,19 @@ impl TestNode {
 
     async fn links(&self) -> Vec<String> {
         let links = self.netlink.links().await.unwrap();
-        let pods = links.into_iter().filter(|l| l.name.starts_with(veth::NAME_PREFIX));
+        let pods = links
+            .into_iter()
+            .filter(|l| l.name.starts_with(veth::NAME_PREFIX));
         pods.map(|l| l.name).collect()
     }
 }
 
 /// Runs the test in a namespace that plays the node.
 fn on_a_node<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send + 'static) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
     runtime.block_on(netns::run(namespace(), test)).unwrap();
 }
 
@@ -201,9 +232,19 @@ fn a_pod_gets_an_interface_that_reaches_the_node_and_loses_it() {
         let node = TestNode::start(dir.path(), state(&["web"])).await;
         let netns = namespace();
         let ips = node.add("web", &netns).await;
-        assert_eq!(ips, ["10.244.0.1".parse::<IpAddr>().unwrap(), "fd00:244::1".parse().unwrap()]);
+        assert_eq!(
+            ips,
+            [
+                "10.244.0.1".parse::<IpAddr>().unwrap(),
+                "fd00:244::1".parse().unwrap()
+            ]
+        );
         assert_eq!(node.add("web", &netns).await, ips, "ADD is idempotent");
-        assert_eq!(node.call(Command::Check, "web", Some(netns.try_clone().unwrap())).await, Answer::Done);
+        assert_eq!(
+            node.call(Command::Check, "web", Some(netns.try_clone().unwrap()))
+                .await,
+            Answer::Done
+        );
 
         // From the pod to the node's address and back, both families of it through the kernel.
         let listener = TcpListener::bind((NODE_IP, 0)).unwrap();
@@ -220,8 +261,15 @@ fn a_pod_gets_an_interface_that_reaches_the_node_and_loses_it() {
         let _listening = listening.await.unwrap();
         TcpStream::connect((ips[0], 80)).unwrap();
 
-        assert_eq!(node.call(Command::Del, "web", Some(netns)).await, Answer::Done);
-        assert_eq!(node.call(Command::Del, "web", None).await, Answer::Done, "DEL is idempotent");
+        assert_eq!(
+            node.call(Command::Del, "web", Some(netns)).await,
+            Answer::Done
+        );
+        assert_eq!(
+            node.call(Command::Del, "web", None).await,
+            Answer::Done,
+            "DEL is idempotent"
+        );
         assert!(node.links().await.is_empty());
         assert!(node.netlink.own_routes().await.unwrap().is_empty());
         node.stop().await;
@@ -252,7 +300,10 @@ fn a_restarted_agent_knows_its_pods_and_gives_nobody_their_addresses() {
         let (netns_a, netns_b, netns_c) = (namespace(), namespace(), namespace());
         let a = node.add("a", &netns_a).await;
         let b = node.add("b", &netns_b).await;
-        assert_eq!(node.call(Command::Del, "b", Some(netns_b)).await, Answer::Done);
+        assert_eq!(
+            node.call(Command::Del, "b", Some(netns_b)).await,
+            Answer::Done
+        );
         node.stop().await;
 
         let node = TestNode::start(dir.path(), state(&["a", "b", "c"])).await;
@@ -274,7 +325,13 @@ fn the_runtime_finds_the_plugin_by_its_configuration() {
     let text = std::fs::read_to_string(cfg.cni_conf_dir.join(CONFLIST)).unwrap();
     let conf: serde_json::Value = serde_json::from_str(&text).unwrap();
     assert_eq!(conf["plugins"][0]["type"], PLUGIN_TYPE);
-    assert_eq!(conf["plugins"][0]["socket"], cfg.run_dir.join("cni.sock").to_str().unwrap());
+    assert_eq!(
+        conf["plugins"][0]["socket"],
+        cfg.run_dir.join("cni.sock").to_str().unwrap()
+    );
     let own = std::fs::canonicalize("/proc/self/exe").unwrap();
-    assert_eq!(std::fs::canonicalize(cfg.cni_bin_dir.join(PLUGIN_TYPE)).unwrap(), own);
+    assert_eq!(
+        std::fs::canonicalize(cfg.cni_bin_dir.join(PLUGIN_TYPE)).unwrap(),
+        own
+    );
 }

@@ -17,7 +17,9 @@ impl Core {
         let mut wanted: BTreeMap<ObjectKey, Program> = BTreeMap::new();
         for attachment in self.attachments.values() {
             let key = attachment.sandbox.pod_key();
-            let Some(pod) = self.state.pods.get(&key).filter(|p| !p.terminal) else { continue };
+            let Some(pod) = self.state.pods.get(&key).filter(|p| !p.terminal) else {
+                continue;
+            };
             if matches!(attachment.phase, Phase::Reserved) {
                 continue;
             }
@@ -26,15 +28,21 @@ impl Core {
                 wanted.insert(service_key(&key), program);
             }
         }
-        let gone: Vec<ObjectKey> =
-            self.host_ports.keys().filter(|k| !wanted.contains_key(k)).cloned().collect();
+        let gone: Vec<ObjectKey> = self
+            .host_ports
+            .keys()
+            .filter(|k| !wanted.contains_key(k))
+            .cloned()
+            .collect();
         let removed = gone.into_iter().map(|key| (key, Program::default()));
         for (key, program) in removed.chain(wanted) {
             if self.host_ports.get(&key) == Some(&program) {
                 continue;
             }
             let nodes = &self.node_program.nodes;
-            let (steps, refused) = self.services.plan(&key, &program, nodes, self.writer.tables());
+            let (steps, refused) = self
+                .services
+                .plan(&key, &program, nodes, self.writer.tables());
             self.writer.apply(&steps, now);
             for refused in refused {
                 tracing::warn!(%refused, "hostPort does not fit");
@@ -50,7 +58,10 @@ impl Core {
 
 /// No Service has a colon in its name.
 fn service_key(pod: &ObjectKey) -> ObjectKey {
-    ObjectKey { namespace: pod.namespace.clone(), name: format!("{}:hostport", pod.name).into() }
+    ObjectKey {
+        namespace: pod.namespace.clone(),
+        name: format!("{}:hostport", pod.name).into(),
+    }
 }
 
 fn program(pod: &Pod, addresses: &[IpAddr], node: &str) -> Program {
@@ -60,7 +71,10 @@ fn program(pod: &Pod, addresses: &[IpAddr], node: &str) -> Program {
             ports.extend(port_program(&pod.key, port, *address, node));
         }
     }
-    Program { ports, markers: BTreeSet::new() }
+    Program {
+        ports,
+        markers: BTreeSet::new(),
+    }
 }
 
 fn port_program(
@@ -74,7 +88,10 @@ fn port_program(
         IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
         IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
     };
-    let at = port.host_ip.filter(|ip| !ip.is_unspecified()).unwrap_or(any);
+    let at = port
+        .host_ip
+        .filter(|ip| !ip.is_unspecified())
+        .unwrap_or(any);
     if at.is_ipv4() != address.is_ipv4() {
         return None;
     }
@@ -85,7 +102,10 @@ fn port_program(
         scope,
         flags: abi::FE_NODE_PORT,
     };
-    let target = Target { address, port: port.port };
+    let target = Target {
+        address,
+        port: port.port,
+    };
     let node: Arc<str> = node.into();
     Some(PortProgram {
         id: PortId {

@@ -38,8 +38,16 @@ impl Policy {
     }
 
     pub(super) fn verdicts(&self, pod: &ObjectKey) -> Verdicts {
-        let found = self.compiled.endpoints.get(&name(pod)).copied().unwrap_or_default();
-        Verdicts { set_id: found.set_id, isolation: found.isolation }
+        let found = self
+            .compiled
+            .endpoints
+            .get(&name(pod))
+            .copied()
+            .unwrap_or_default();
+        Verdicts {
+            set_id: found.set_id,
+            isolation: found.isolation,
+        }
     }
 
     /// Parses what changed; whether anything did.
@@ -55,8 +63,11 @@ impl Policy {
             };
             self.policies.insert(key.clone(), (object.clone(), parsed));
         }
-        self.order =
-            state.policies.keys().map(|key| self.policies[key].1.clone()).collect();
+        self.order = state
+            .policies
+            .keys()
+            .map(|key| self.policies[key].1.clone())
+            .collect();
         true
     }
 }
@@ -75,13 +86,29 @@ impl Core {
         let before = self.policy.order.clone();
         let policies_changed = self.policy.parse(&state);
         let idle = before.is_empty() && self.policy.order.is_empty();
-        let pods = if idle { Vec::new() } else { self.world_pods(&state) };
+        let pods = if idle {
+            Vec::new()
+        } else {
+            self.world_pods(&state)
+        };
         // Two steps, so that no verdict mixes old policies with new pods.
         if !before.is_empty() {
-            self.move_to(&World { policies: before, pods: pods.clone() }, now);
+            self.move_to(
+                &World {
+                    policies: before,
+                    pods: pods.clone(),
+                },
+                now,
+            );
         }
         if policies_changed {
-            self.move_to(&World { policies: self.policy.order.clone(), pods }, now);
+            self.move_to(
+                &World {
+                    policies: self.policy.order.clone(),
+                    pods,
+                },
+                now,
+            );
         }
         self.write_endpoints(now);
         if !self.policy.pruned {
@@ -104,7 +131,8 @@ impl Core {
         match step {
             policies::Step::AddRows(rows) => {
                 let rows = rows.iter().flat_map(|(key, allowed)| rows_of(key, allowed));
-                self.writer.apply(&rows.map(Step::Put).collect::<Vec<_>>(), now);
+                self.writer
+                    .apply(&rows.map(Step::Put).collect::<Vec<_>>(), now);
             }
             policies::Step::Ranges(ranges) => {
                 if ranges != self.policy.ranges {
@@ -116,14 +144,19 @@ impl Core {
             policies::Step::Endpoints(_) => self.write_endpoints(now),
             policies::Step::Narrowed(sets) => {
                 let eps = self.writer.tables().ep.iter();
-                let hit = eps.filter(|(_, ep)| sets.contains(&ep.set_id)).map(|(ix, _)| *ix);
+                let hit = eps
+                    .filter(|(_, ep)| sets.contains(&ep.set_id))
+                    .map(|(ix, _)| *ix);
                 let steps: Vec<Step> = hit.map(Step::BumpEpoch).collect();
                 self.writer.apply(&steps, now);
             }
             policies::Step::RemoveRows(keys) => {
                 let tables = self.writer.tables();
-                let keys: Vec<Step> =
-                    keys.iter().flat_map(|key| keys_of(key, tables)).map(Step::Retire).collect();
+                let keys: Vec<Step> = keys
+                    .iter()
+                    .flat_map(|key| keys_of(key, tables))
+                    .map(Step::Retire)
+                    .collect();
                 self.writer.apply(&keys, now);
             }
         }
@@ -131,7 +164,10 @@ impl Core {
 
     /// All peers there are: others are removed.
     fn write_peers(&mut self, peers: &BTreeMap<IpAddr, u32>, now: Instant) {
-        let rows: Vec<Row> = peers.iter().map(|(ip, class)| peer_row(*ip, *class)).collect();
+        let rows: Vec<Row> = peers
+            .iter()
+            .map(|(ip, class)| peer_row(*ip, *class))
+            .collect();
         let wanted: HashSet<Key> = rows.iter().map(Row::key).collect();
         let tables = self.writer.tables();
         let all4 = tables.peer4.keys().map(|k| Key::Peer4(*k));
@@ -161,12 +197,17 @@ impl Core {
     fn prune_policy(&mut self, now: Instant) {
         self.write_peers(&self.policy.compiled.peers.clone(), now);
         let rows = self.policy.compiled.rows.iter();
-        let wanted: HashSet<Key> =
-            rows.flat_map(|(key, allowed)| rows_of(key, allowed)).map(|row| row.key()).collect();
+        let wanted: HashSet<Key> = rows
+            .flat_map(|(key, allowed)| rows_of(key, allowed))
+            .map(|row| row.key())
+            .collect();
         let tables = self.writer.tables();
         let pol = tables.pol.keys().map(|k| Key::Pol(*k));
         let polx = tables.polx.keys().map(|k| Key::Polx(*k));
-        let gone = pol.chain(polx).filter(|k| !wanted.contains(k)).map(Step::Retire);
+        let gone = pol
+            .chain(polx)
+            .filter(|k| !wanted.contains(k))
+            .map(Step::Retire);
         let steps: Vec<Step> = gone.collect();
         self.writer.apply(&steps, now);
     }
@@ -207,11 +248,17 @@ impl Core {
 }
 
 fn name(key: &ObjectKey) -> Name {
-    Name { namespace: key.namespace.clone(), name: key.name.clone() }
+    Name {
+        namespace: key.namespace.clone(),
+        name: key.name.clone(),
+    }
 }
 
 fn local_pod(state: &State, pod: &Pod, addresses: &[IpAddr]) -> Arc<policies::Pod> {
-    Arc::new(policies::Pod { local: true, ..policy_pod(state, pod, addresses.to_vec()) })
+    Arc::new(policies::Pod {
+        local: true,
+        ..policy_pod(state, pod, addresses.to_vec())
+    })
 }
 
 /// Pods that own an address: of several with the same, the one that started last.
@@ -232,19 +279,28 @@ fn remote_pods(
     }
     let mut addresses: HashMap<&ObjectKey, (&Arc<Pod>, Vec<IpAddr>)> = HashMap::new();
     for (address, pod) in owners {
-        addresses.entry(&pod.key).or_insert_with(|| (pod, Vec::new())).1.push(address);
+        addresses
+            .entry(&pod.key)
+            .or_insert_with(|| (pod, Vec::new()))
+            .1
+            .push(address);
     }
     let pods = addresses.into_values();
-    pods.map(|(pod, addresses)| Arc::new(policy_pod(state, pod, addresses))).collect()
+    pods.map(|(pod, addresses)| Arc::new(policy_pod(state, pod, addresses)))
+        .collect()
 }
 
 fn policy_pod(state: &State, pod: &Pod, addresses: Vec<IpAddr>) -> policies::Pod {
     let namespace = state.namespaces.get(&pod.key.namespace);
-    let ports = pod.ports.iter().filter(|p| !p.name.is_empty()).map(|p| NamedPort {
-        name: p.name.clone(),
-        protocol: p.protocol.number(),
-        port: p.port,
-    });
+    let ports = pod
+        .ports
+        .iter()
+        .filter(|p| !p.name.is_empty())
+        .map(|p| NamedPort {
+            name: p.name.clone(),
+            protocol: p.protocol.number(),
+            port: p.port,
+        });
     policies::Pod {
         name: name(&pod.key),
         labels: pod.labels.clone(),
@@ -264,7 +320,9 @@ impl Core {
         }
         let nodes: Vec<Arc<Node>> = state.nodes.values().cloned().collect();
         let tables = self.writer.tables();
-        let program = self.nodes.program(&nodes, &self.facts, &self.policy.ranges, tables);
+        let program = self
+            .nodes
+            .program(&nodes, &self.facts, &self.policy.ranges, tables);
         let steps = self.nodes.plan(&program, tables);
         self.writer.apply(&steps, now);
         self.node_program = program;

@@ -59,8 +59,11 @@ pub fn backends(
     let leaving = |c: &&Candidate<'_>| c.endpoint.serving && c.endpoint.terminating;
     let topology = topology(&all, here);
 
-    let mut cluster =
-        targets(all.iter().filter(ready).filter(|c| topology.allows(c.endpoint, here)));
+    let mut cluster = targets(
+        all.iter()
+            .filter(ready)
+            .filter(|c| topology.allows(c.endpoint, here)),
+    );
     if cluster.is_empty() {
         cluster = targets(all.iter().filter(leaving));
     }
@@ -68,9 +71,17 @@ pub fn backends(
     if near.is_empty() {
         near = targets(all.iter().filter(local).filter(leaving));
     }
-    let serving = all.iter().filter(|c| c.endpoint.ready || c.endpoint.serving);
-    let serving = serving.map(|c| (c.target, c.endpoint.node.clone())).collect();
-    Backends { cluster, local: near, serving }
+    let serving = all
+        .iter()
+        .filter(|c| c.endpoint.ready || c.endpoint.serving);
+    let serving = serving
+        .map(|c| (c.target, c.endpoint.node.clone()))
+        .collect();
+    Backends {
+        cluster,
+        local: near,
+        serving,
+    }
 }
 
 fn targets<'a>(chosen: impl Iterator<Item = &'a Candidate<'a>>) -> Vec<Target> {
@@ -87,20 +98,35 @@ fn candidates<'a>(
 ) -> Vec<Candidate<'a>> {
     let mut found: BTreeMap<Target, &Endpoint> = BTreeMap::new();
     for slice in slices {
-        let of_slice = slice.ports.iter().find(|p| p.name == name && p.protocol == protocol);
-        let Some(port) = of_slice.and_then(|p| p.port) else { continue };
+        let of_slice = slice
+            .ports
+            .iter()
+            .find(|p| p.name == name && p.protocol == protocol);
+        let Some(port) = of_slice.and_then(|p| p.port) else {
+            continue;
+        };
         for endpoint in &slice.endpoints {
-            let Some(address) = endpoint.addresses.first() else { continue };
+            let Some(address) = endpoint.addresses.first() else {
+                continue;
+            };
             if address.is_ipv4() != ipv4 {
                 continue;
             }
-            let kept = found.entry(Target { address: *address, port }).or_insert(endpoint);
+            let kept = found
+                .entry(Target {
+                    address: *address,
+                    port,
+                })
+                .or_insert(endpoint);
             if endpoint.ready && !kept.ready {
                 *kept = endpoint;
             }
         }
     }
-    found.into_iter().map(|(target, endpoint)| Candidate { target, endpoint }).collect()
+    found
+        .into_iter()
+        .map(|(target, endpoint)| Candidate { target, endpoint })
+        .collect()
 }
 
 /// A hint counts only if every ready endpoint has one and one of them points here.
@@ -150,9 +176,20 @@ mod tests {
 
     fn slice(endpoints: Vec<Endpoint>) -> Arc<EndpointSlice> {
         let service = ObjectKey::new("default", "web");
-        let port = SlicePort { name: "http".into(), protocol: Protocol::Tcp, port: Some(80) };
-        let key = SliceKey { service, name: "web-1".into() };
-        Arc::new(EndpointSlice { key, ports: vec![port], endpoints })
+        let port = SlicePort {
+            name: "http".into(),
+            protocol: Protocol::Tcp,
+            port: Some(80),
+        };
+        let key = SliceKey {
+            service,
+            name: "web-1".into(),
+        };
+        Arc::new(EndpointSlice {
+            key,
+            ports: vec![port],
+            endpoints,
+        })
     }
 
     /// Last bytes of the addresses in the cluster list and in the local list.
@@ -163,13 +200,19 @@ mod tests {
             port: 80,
             node_port: None,
         };
-        let here = Here { node: "here".into(), zone: "z1".into() };
+        let here = Here {
+            node: "here".into(),
+            zone: "z1".into(),
+        };
         let found = backends(&port, &[slice(endpoints)], &here, true);
         let last = |t: &Target| match t.address {
             IpAddr::V4(a) => a.octets()[3],
             IpAddr::V6(_) => 0,
         };
-        (found.cluster.iter().map(last).collect(), found.local.iter().map(last).collect())
+        (
+            found.cluster.iter().map(last).collect(),
+            found.local.iter().map(last).collect(),
+        )
     }
 
     #[test]
@@ -180,12 +223,19 @@ mod tests {
 
     #[test]
     fn endpoints_that_are_neither_ready_nor_serving_get_nothing() {
-        assert_eq!(chosen(vec![endpoint(1, "", "here"), endpoint(2, "t", "here")]), (vec![], vec![]));
+        assert_eq!(
+            chosen(vec![endpoint(1, "", "here"), endpoint(2, "t", "here")]),
+            (vec![], vec![])
+        );
     }
 
     #[test]
     fn without_a_ready_endpoint_serving_terminating_ones_are_used() {
-        let all = vec![endpoint(1, "st", "here"), endpoint(2, "st", "there"), endpoint(3, "s", "here")];
+        let all = vec![
+            endpoint(1, "st", "here"),
+            endpoint(2, "st", "there"),
+            endpoint(3, "s", "here"),
+        ];
         assert_eq!(chosen(all), (vec![1, 2], vec![1]));
     }
 
@@ -203,7 +253,10 @@ mod tests {
         };
         assert_eq!(chosen(vec![hinted(1, "z1"), hinted(2, "z2")]).0, [1]);
         assert_eq!(chosen(vec![hinted(1, "z3"), hinted(2, "z2")]).0, [1, 2]);
-        assert_eq!(chosen(vec![hinted(1, "z1"), endpoint(2, "rs", "there")]).0, [1, 2]);
+        assert_eq!(
+            chosen(vec![hinted(1, "z1"), endpoint(2, "rs", "there")]).0,
+            [1, 2]
+        );
     }
 
     #[test]

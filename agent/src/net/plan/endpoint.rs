@@ -35,7 +35,12 @@ pub fn close(local: &Local) -> Vec<Step> {
         Step::Put(Row::Ep(local.ep_ix, Endpoint::closed(local.ifindex))),
     ];
     let pod = LocalAddr::pod(local.ep_ix);
-    steps.extend(local.addresses.iter().map(|a| Step::Put(local_row(*a, pod))));
+    steps.extend(
+        local
+            .addresses
+            .iter()
+            .map(|a| Step::Put(local_row(*a, pod))),
+    );
     steps
 }
 
@@ -55,13 +60,21 @@ pub fn open(local: &Local, verdicts: Verdicts) -> Row {
 pub fn adopt(local: &Local) -> Vec<Step> {
     let pod = LocalAddr::pod(local.ep_ix);
     let mac = Step::Put(Row::EpMac(local.ep_ix, Mac::new(local.mac)));
-    local.addresses.iter().map(|a| Step::Put(local_row(*a, pod))).chain([mac]).collect()
+    local
+        .addresses
+        .iter()
+        .map(|a| Step::Put(local_row(*a, pod)))
+        .chain([mac])
+        .collect()
 }
 
 /// The endpoint is gone.
 pub fn remove(local: &Local) -> Vec<Step> {
     let pod = LocalAddr::pod(local.ep_ix);
-    let addresses = local.addresses.iter().map(|a| Step::Remove(local_row(*a, pod).key()));
+    let addresses = local
+        .addresses
+        .iter()
+        .map(|a| Step::Remove(local_row(*a, pod).key()));
     let mut steps: Vec<Step> = addresses.collect();
     steps.push(Step::Remove(Key::Ep(local.ep_ix)));
     steps.push(Step::Remove(Key::EpMac(local.ep_ix)));
@@ -120,9 +133,14 @@ mod tests {
         let ip4 = position(|s| matches!(s, Step::Put(Row::Ip4(..))));
         let ip6 = position(|s| matches!(s, Step::Put(Row::Ip6(..))));
         assert!(ep < ip4 && ep < ip6);
-        let Step::Put(Row::Ep(_, value)) = steps[ep] else { panic!("checked above") };
+        let Step::Put(Row::Ep(_, value)) = steps[ep] else {
+            panic!("checked above")
+        };
         assert_eq!(value.flags & abi::EP_READY, 0);
-        assert_eq!(value.isolation, abi::ISOLATED_INGRESS | abi::ISOLATED_EGRESS);
+        assert_eq!(
+            value.isolation,
+            abi::ISOLATED_INGRESS | abi::ISOLATED_EGRESS
+        );
     }
 
     #[test]

@@ -63,7 +63,10 @@ struct Content {
     node: u16,
 }
 
-const WORLD: Content = Content { kind: NetKind::World, node: 0 };
+const WORLD: Content = Content {
+    kind: NetKind::World,
+    node: 0,
+};
 
 // === impl NodeIndex ===
 
@@ -76,34 +79,66 @@ impl NodeIndex {
         classes: &RangeClasses,
         current: &Tables,
     ) -> Program {
-        self.index.retain(|name, _| nodes.iter().any(|n| n.name == *name));
+        self.index
+            .retain(|name, _| nodes.iter().any(|n| n.name == *name));
         let mut program = Program::default();
         let mut ranges: BTreeMap<IpNetwork, Content> = BTreeMap::new();
         for net in &facts.cluster_cidrs {
-            ranges.insert(canonical(*net), Content { kind: NetKind::Native, node: 0 });
+            ranges.insert(
+                canonical(*net),
+                Content {
+                    kind: NetKind::Native,
+                    node: 0,
+                },
+            );
         }
         for net in &facts.service_cidrs {
-            ranges.insert(canonical(*net), Content { kind: NetKind::Services, node: 0 });
+            ranges.insert(
+                canonical(*net),
+                Content {
+                    kind: NetKind::Services,
+                    node: 0,
+                },
+            );
         }
         for node in nodes {
             let ix = self.index_of(node, current);
             program.nodes.index.insert(node.name.clone(), ix);
             program.nodes.addresses.extend(&node.addresses);
             for address in &node.addresses {
-                ranges.insert((*address).into(), Content { kind: NetKind::Node, node: ix });
+                ranges.insert(
+                    (*address).into(),
+                    Content {
+                        kind: NetKind::Node,
+                        node: ix,
+                    },
+                );
             }
             for net in &node.pod_cidrs {
-                ranges.insert(canonical(*net), Content { kind: NetKind::Pods, node: ix });
+                ranges.insert(
+                    canonical(*net),
+                    Content {
+                        kind: NetKind::Pods,
+                        node: ix,
+                    },
+                );
             }
             if *node.name == *facts.node_name {
                 program.own_ix = ix;
                 continue;
             }
-            program.rows.push(Row::Node(u32::from(ix), node_row(node, facts)));
+            program
+                .rows
+                .push(Row::Node(u32::from(ix), node_row(node, facts)));
             program.routes.extend(routes(node, facts));
         }
         program.rows.extend(net_rows(&ranges, classes));
-        program.rows.extend(facts.own_addresses.iter().map(|a| local_row(*a, LocalAddr::HOST)));
+        program.rows.extend(
+            facts
+                .own_addresses
+                .iter()
+                .map(|a| local_row(*a, LocalAddr::HOST)),
+        );
         program
     }
 
@@ -117,7 +152,11 @@ impl NodeIndex {
         for key in self.owned.difference(&wanted) {
             // Conntrack entries and backends may still name the index.
             let retire = matches!(key, Key::Node(_));
-            steps.push(if retire { Step::Retire(*key) } else { Step::Remove(*key) });
+            steps.push(if retire {
+                Step::Retire(*key)
+            } else {
+                Step::Remove(*key)
+            });
         }
         self.owned = wanted;
         steps
@@ -131,12 +170,16 @@ impl NodeIndex {
         let (v4, v6) = primary(node);
         let recovered = current.node.iter().find_map(|(ix, row)| {
             let same = (row.addr4 == v4 && v4 != V4(0)) || (row.addr6 == v6 && v6 != V6([0; 4]));
-            u16::try_from(*ix).ok().filter(|ix| same && !taken.contains(ix))
+            u16::try_from(*ix)
+                .ok()
+                .filter(|ix| same && !taken.contains(ix))
         });
         let used = |ix: &u16| taken.contains(ix) || current.node.contains_key(&u32::from(*ix));
         let limit = u16::try_from(abi::limits::NODES - 1).expect("node indices are 16 bits wide");
         // Index 0 is "unknown": routed by the kernel, which is slower, not wrong.
-        let ix = recovered.or_else(|| (1..=limit).find(|ix| !used(ix))).unwrap_or(0);
+        let ix = recovered
+            .or_else(|| (1..=limit).find(|ix| !used(ix)))
+            .unwrap_or(0);
         self.index.insert(node.name.clone(), ix);
         ix
     }
@@ -151,7 +194,12 @@ fn inherited(current: &Tables) -> HashSet<Key> {
     let host6 = current.ip6.iter().filter(|(_, v)| **v == LocalAddr::HOST);
     let own4 = host4.map(|(k, _)| Key::Ip4(*k));
     let own6 = host6.map(|(k, _)| Key::Ip6(*k));
-    nodes.chain(net4).chain(net6).chain(own4).chain(own6).collect()
+    nodes
+        .chain(net4)
+        .chain(net6)
+        .chain(own4)
+        .chain(own6)
+        .collect()
 }
 
 // === rows ===
@@ -185,7 +233,9 @@ fn node_row(node: &Node, facts: &Facts) -> abi::Node {
     };
     // Primary addresses last, so that the first of a family wins.
     for address in node.addresses.iter().rev() {
-        let Some(reach) = facts.reach.get(address) else { continue };
+        let Some(reach) = facts.reach.get(address) else {
+            continue;
+        };
         row.ifindex = reach.ifindex;
         match reach.gateway.unwrap_or(*address) {
             IpAddr::V4(hop) => row.next_hop4 = hop.into(),
@@ -197,7 +247,10 @@ fn node_row(node: &Node, facts: &Facts) -> abi::Node {
 
 fn routes(node: &Node, facts: &Facts) -> Vec<Route> {
     let to = |net: &IpNetwork| {
-        let address = node.addresses.iter().find(|a| a.is_ipv4() == net.is_ipv4())?;
+        let address = node
+            .addresses
+            .iter()
+            .find(|a| a.is_ipv4() == net.is_ipv4())?;
         let reach = facts.reach.get(address)?;
         Some(Route {
             destination: canonical(*net),
@@ -233,11 +286,28 @@ fn around<'a, T>(map: &'a BTreeMap<IpNetwork, T>, net: &IpNetwork) -> Option<&'a
 }
 
 fn net_row(net: IpNetwork, content: Content, class: u32) -> Row {
-    let value = NetValue { class, node: content.node, kind: content.kind as u8, reserved: 0 };
+    let value = NetValue {
+        class,
+        node: content.node,
+        kind: content.kind as u8,
+        reserved: 0,
+    };
     let prefix_len = u32::from(net.prefix());
     match net.network() {
-        IpAddr::V4(a) => Row::Net4(NetKey { prefix_len, addr: a.into() }, value),
-        IpAddr::V6(a) => Row::Net6(NetKey { prefix_len, addr: a.into() }, value),
+        IpAddr::V4(a) => Row::Net4(
+            NetKey {
+                prefix_len,
+                addr: a.into(),
+            },
+            value,
+        ),
+        IpAddr::V6(a) => Row::Net6(
+            NetKey {
+                prefix_len,
+                addr: a.into(),
+            },
+            value,
+        ),
     }
 }
 
@@ -263,8 +333,14 @@ mod tests {
     }
 
     fn facts() -> Facts {
-        let on_link = Reach { ifindex: 2, gateway: None };
-        let routed = Reach { ifindex: 2, gateway: Some("192.168.7.1".parse().unwrap()) };
+        let on_link = Reach {
+            ifindex: 2,
+            gateway: None,
+        };
+        let routed = Reach {
+            ifindex: 2,
+            gateway: Some("192.168.7.1".parse().unwrap()),
+        };
         Facts {
             node_name: "a".into(),
             reach: HashMap::from([
@@ -297,14 +373,19 @@ mod tests {
     #[test]
     fn other_nodes_are_routed_on_link_or_through_their_router() {
         let mut index = NodeIndex::default();
-        let program =
-            index.program(&three(), &facts(), &RangeClasses::new(), &Tables::default());
+        let program = index.program(&three(), &facts(), &RangeClasses::new(), &Tables::default());
         let routes: Vec<String> = program
             .routes
             .iter()
             .map(|r| format!("{} via {}", r.destination, r.gateway.unwrap()))
             .collect();
-        assert_eq!(routes, ["10.244.1.0/24 via 192.168.7.12", "10.244.2.0/24 via 192.168.7.1"]);
+        assert_eq!(
+            routes,
+            [
+                "10.244.1.0/24 via 192.168.7.12",
+                "10.244.2.0/24 via 192.168.7.1"
+            ]
+        );
         let hops: Vec<_> = program
             .rows
             .iter()
@@ -326,7 +407,10 @@ mod tests {
         let program = index.program(&three(), &facts(), &classes, &Tables::default());
         let ix = program.nodes.index["b"];
         let inside = net(&program, "10.244.1.128/25");
-        assert_eq!((inside.class, inside.node, inside.kind), (7, ix, NetKind::Pods as u8));
+        assert_eq!(
+            (inside.class, inside.node, inside.kind),
+            (7, ix, NetKind::Pods as u8)
+        );
         let around = net(&program, "10.244.1.0/24");
         assert_eq!((around.class, around.kind), (9, NetKind::Pods as u8));
         let world = net(&program, "0.0.0.0/0");

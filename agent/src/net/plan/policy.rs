@@ -19,18 +19,30 @@ pub fn rows_of(key: &RowKey, allowed: &Allowed) -> Vec<Row> {
     let ranges: Vec<PortRange> = ports
         .iter()
         .flat_map(|(proto, ranges)| {
-            ranges.iter().map(|(lo, hi)| PortRange { proto: *proto, reserved: 0, lo: *lo, hi: *hi })
+            ranges.iter().map(|(lo, hi)| PortRange {
+                proto: *proto,
+                reserved: 0,
+                lo: *lo,
+                hi: *hi,
+            })
         })
         .collect();
     let (inline, overflow) = ranges.split_at(ranges.len().min(RANGES_INLINE));
     let mut value = PolValue {
         n: u8::try_from(inline.len()).expect("at most RANGES_INLINE"),
-        flags: if overflow.is_empty() { 0 } else { abi::POL_OVERFLOW },
+        flags: if overflow.is_empty() {
+            0
+        } else {
+            abi::POL_OVERFLOW
+        },
         reserved: [0; 4],
         ranges: [PortRange::default(); RANGES_INLINE],
     };
     value.ranges[..inline.len()].copy_from_slice(inline);
-    let mut rows: Vec<Row> = overflow.iter().flat_map(|range| overflow_rows(key, range)).collect();
+    let mut rows: Vec<Row> = overflow
+        .iter()
+        .flat_map(|range| overflow_rows(key, range))
+        .collect();
     rows.push(Row::Pol(pol_key, value));
     rows
 }
@@ -38,7 +50,9 @@ pub fn rows_of(key: &RowKey, allowed: &Allowed) -> Vec<Row> {
 /// The keys of one entry that the maps hold.
 pub fn keys_of(key: &RowKey, tables: &Tables) -> Vec<Key> {
     let pol_key = pol_key(key);
-    let Some(value) = tables.pol.get(&pol_key) else { return Vec::new() };
+    let Some(value) = tables.pol.get(&pol_key) else {
+        return Vec::new();
+    };
     let mut keys = vec![Key::Pol(pol_key)];
     if value.flags & abi::POL_OVERFLOW != 0 {
         let of_row = |k: &&PolxKey| {
@@ -58,7 +72,11 @@ pub fn peer_row(address: IpAddr, class: u32) -> Row {
 }
 
 fn pol_key(key: &RowKey) -> PolKey {
-    PolKey { set_id: key.set_id, class: key.class, direction: u32::from(key.direction) }
+    PolKey {
+        set_id: key.set_id,
+        class: key.class,
+        direction: u32::from(key.direction),
+    }
 }
 
 fn overflow_rows(key: &RowKey, range: &PortRange) -> Vec<Row> {
@@ -81,7 +99,11 @@ fn prefixes(lo: u16, hi: u16) -> Vec<(u16, u32)> {
     let mut prefixes = Vec::new();
     let (mut at, end) = (u32::from(lo), u32::from(hi));
     while at <= end {
-        let aligned = if at == 0 { 16 } else { at.trailing_zeros().min(16) };
+        let aligned = if at == 0 {
+            16
+        } else {
+            at.trailing_zeros().min(16)
+        };
         let fitting = (end - at + 1).ilog2();
         let free = aligned.min(fitting);
         prefixes.push((u16::try_from(at).expect("not beyond `hi`"), 16 - free));
@@ -96,13 +118,19 @@ mod tests {
 
     use super::*;
 
-    const KEY: RowKey = RowKey { set_id: 5, direction: abi::DIR_INGRESS, class: 9 };
+    const KEY: RowKey = RowKey {
+        set_id: 5,
+        direction: abi::DIR_INGRESS,
+        class: 9,
+    };
 
     #[test]
     fn a_few_ranges_are_inline() {
         let ports = BTreeMap::from([(abi::PROTO_TCP, vec![(80, 80), (443, 444)])]);
         let rows = rows_of(&KEY, &Allowed::Ports(ports));
-        let [Row::Pol(_, value)] = rows[..] else { panic!("{rows:?}") };
+        let [Row::Pol(_, value)] = rows[..] else {
+            panic!("{rows:?}")
+        };
         assert_eq!((value.n, value.flags), (2, 0));
         assert_eq!((value.ranges[1].lo, value.ranges[1].hi), (443, 444));
     }
@@ -110,7 +138,10 @@ mod tests {
     #[test]
     fn more_than_fit_overflow_and_are_removed_with_their_row() {
         let many = (0..20).map(|i| (i * 10, i * 10)).collect();
-        let rows = rows_of(&KEY, &Allowed::Ports(BTreeMap::from([(abi::PROTO_UDP, many)])));
+        let rows = rows_of(
+            &KEY,
+            &Allowed::Ports(BTreeMap::from([(abi::PROTO_UDP, many)])),
+        );
         assert_eq!(rows.len(), 1 + 13);
         let mut tables = Tables::default();
         rows.iter().for_each(|row| tables.insert(row));

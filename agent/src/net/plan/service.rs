@@ -63,7 +63,10 @@ pub struct Nodes {
 /// Limits reached: what did not fit is left out, and reported.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
-    #[error("{service}: no free backend identity (limit {})", abi::limits::INCARNATIONS)]
+    #[error(
+        "{service}: no free backend identity (limit {})",
+        abi::limits::INCARNATIONS
+    )]
     Identities { service: ObjectKey },
     #[error("{service}: {have} endpoints, limit {}", abi::limits::LIST)]
     List { service: ObjectKey, have: usize },
@@ -133,7 +136,11 @@ pub fn program(
                     continue;
                 }
                 program.markers.insert((vip.address, vip.scope));
-                frontends.push(Frontend { port: port.port, protocol: port.protocol, ..vip });
+                frontends.push(Frontend {
+                    port: port.port,
+                    protocol: port.protocol,
+                    ..vip
+                });
             }
             if let Some(node_port) = port.node_port.filter(|_| has_family(service, ipv4)) {
                 frontends.extend(node_port_frontends(service, node_port, port.protocol, ipv4));
@@ -170,23 +177,41 @@ fn vips(service: &Service) -> impl Iterator<Item = Frontend> {
         scope,
         flags,
     };
-    let internal = if service.internal_local { abi::FE_LOCAL } else { 0 };
-    let cluster =
-        service.cluster_ips.iter().map(move |ip| vip(ip, abi::SCOPE_INTERNAL, internal));
+    let internal = if service.internal_local {
+        abi::FE_LOCAL
+    } else {
+        0
+    };
+    let cluster = service
+        .cluster_ips
+        .iter()
+        .map(move |ip| vip(ip, abi::SCOPE_INTERNAL, internal));
     let balanced: &[IpAddr] = match service.kind {
         ServiceKind::LoadBalancer => &service.load_balancer_ips,
         ServiceKind::ClusterIp | ServiceKind::NodePort | ServiceKind::ExternalName => &[],
     };
     let external = external_flags(service);
-    let outside = service.external_ips.iter().chain(balanced).flat_map(move |ip| {
-        // What a pod or a node sends to an external address is cluster traffic, whatever the policy.
-        [vip(ip, abi::SCOPE_INTERNAL, abi::FE_NODE_PORT), vip(ip, abi::SCOPE_EXTERNAL, external)]
-    });
+    let outside = service
+        .external_ips
+        .iter()
+        .chain(balanced)
+        .flat_map(move |ip| {
+            // What a pod or a node sends to an external address is cluster traffic, whatever the policy.
+            [
+                vip(ip, abi::SCOPE_INTERNAL, abi::FE_NODE_PORT),
+                vip(ip, abi::SCOPE_EXTERNAL, external),
+            ]
+        });
     cluster.chain(outside)
 }
 
 fn external_flags(service: &Service) -> u16 {
-    abi::FE_NODE_PORT | if service.external_local { abi::FE_LOCAL } else { 0 }
+    abi::FE_NODE_PORT
+        | if service.external_local {
+            abi::FE_LOCAL
+        } else {
+            0
+        }
 }
 
 fn node_port_frontends(
@@ -200,7 +225,13 @@ fn node_port_frontends(
     } else {
         IpAddr::from(std::net::Ipv6Addr::UNSPECIFIED)
     };
-    let at = |scope, flags| Frontend { address, port, protocol, scope, flags };
+    let at = |scope, flags| Frontend {
+        address,
+        port,
+        protocol,
+        scope,
+        flags,
+    };
     [
         at(abi::SCOPE_INTERNAL, abi::FE_NODE_PORT),
         at(abi::SCOPE_EXTERNAL, external_flags(service)),
@@ -218,7 +249,10 @@ impl Services {
         self.svc_ids.last = current.svc.keys().copied().max().unwrap_or(0);
         let lists4 = current.be4.keys().map(|k| k.list);
         let lists6 = current.be6.keys().map(|k| k.list);
-        let headers = current.svc.values().flat_map(|s| [s.cluster.list, s.local.list]);
+        let headers = current
+            .svc
+            .values()
+            .flat_map(|s| [s.cluster.list, s.local.list]);
         self.list_ids.last = lists4.chain(lists6).chain(headers).max().unwrap_or(0);
         let used4 = current.be4.values().map(|b| b.be_ix);
         self.identities.used = used4.chain(current.be6.values().map(|b| b.be_ix)).collect();
@@ -250,10 +284,13 @@ impl Services {
             fe_rows.push(marker_row(*address, *scope));
         }
         let frontends: Vec<Key> = fe_rows.iter().map(Row::key).collect();
-        self.owner.extend(frontends.iter().map(|key| (*key, service.clone())));
+        self.owner
+            .extend(frontends.iter().map(|key| (*key, service.clone())));
         steps.extend(fe_rows.into_iter().map(Step::Put));
         let ports = program.ports.iter().map(|p| p.id.clone()).collect();
-        let old = self.owned.insert(service.clone(), Owned { frontends, ports });
+        let old = self
+            .owned
+            .insert(service.clone(), Owned { frontends, ports });
         steps.extend(self.removals(service, old.unwrap_or_default(), current));
         if program.ports.is_empty() {
             self.owned.remove(service);
@@ -263,17 +300,24 @@ impl Services {
 
     /// Rows nobody owns: run once after the first full sync, when every Service has been planned.
     pub fn prune(&self, current: &Tables, keep: &[Row]) -> Vec<Step> {
-        let mut owned: HashSet<Key> =
-            self.owned.values().flat_map(|o| o.frontends.iter().copied()).collect();
+        let mut owned: HashSet<Key> = self
+            .owned
+            .values()
+            .flat_map(|o| o.frontends.iter().copied())
+            .collect();
         owned.extend(keep.iter().map(Row::key));
         let svcs: HashSet<u32> = self.ports.values().map(|p| p.svc_id).collect();
         let headers = svcs.iter().filter_map(|id| current.svc.get(id));
-        let lists: HashMap<u32, u32> =
-            headers.flat_map(|s| [(s.cluster.list, s.cluster.n), (s.local.list, s.local.n)]).collect();
+        let lists: HashMap<u32, u32> = headers
+            .flat_map(|s| [(s.cluster.list, s.cluster.n), (s.local.list, s.local.n)])
+            .collect();
         let dead_slot = |k: &&BeKey| lists.get(&k.list).is_none_or(|n| k.slot >= *n);
         let fe4 = current.fe4.keys().map(|k| Key::Fe4(*k));
         let fe6 = current.fe6.keys().map(|k| Key::Fe6(*k));
-        let stale = fe4.chain(fe6).filter(|k| !owned.contains(k)).map(Step::Remove);
+        let stale = fe4
+            .chain(fe6)
+            .filter(|k| !owned.contains(k))
+            .map(Step::Remove);
         let mut steps: Vec<Step> = stale.collect();
         let dead = current.svc.keys().filter(|id| !svcs.contains(id));
         steps.extend(dead.map(|id| Step::Retire(Key::Svc(*id))));
@@ -304,35 +348,79 @@ impl Services {
         let mut wanted = BTreeMap::new();
         for (target, node) in &port.backends.serving {
             let Some(be_ix) = self.identity(&mut installed, *target, steps) else {
-                refused.push(Refused::Identities { service: port.id.service.clone() });
+                refused.push(Refused::Identities {
+                    service: port.id.service.clone(),
+                });
                 continue;
             };
-            wanted.insert(*target, backend_value::<A>(*target, node.as_deref(), be_ix, nodes));
+            wanted.insert(
+                *target,
+                backend_value::<A>(*target, node.as_deref(), be_ix, nodes),
+            );
         }
         let old = current.svc.get(&installed.svc_id);
         let mut list = |id: u32, n: u32, targets: &[Target]| {
             if targets.len() > abi::limits::LIST as usize {
                 let have = targets.len();
-                refused.push(Refused::List { service: port.id.service.clone(), have });
+                refused.push(Refused::List {
+                    service: port.id.service.clone(),
+                    have,
+                });
             }
             let values = targets.iter().filter_map(|t| wanted.get(t).copied());
             let values: Vec<_> = values.take(abi::limits::LIST as usize).collect();
             plan_list::<A>(id, n, &values, current)
         };
-        let cluster = list(installed.cluster, old.map_or(0, |s| s.cluster.n), &port.backends.cluster);
-        let local = list(installed.local, old.map_or(0, |s| s.local.n), &port.backends.local);
-        steps.extend(cluster.writes.iter().chain(&local.writes).copied().map(Step::Put));
+        let cluster = list(
+            installed.cluster,
+            old.map_or(0, |s| s.cluster.n),
+            &port.backends.cluster,
+        );
+        let local = list(
+            installed.local,
+            old.map_or(0, |s| s.local.n),
+            &port.backends.local,
+        );
+        steps.extend(
+            cluster
+                .writes
+                .iter()
+                .chain(&local.writes)
+                .copied()
+                .map(Step::Put),
+        );
         let value = abi::Service {
-            cluster: List { list: installed.cluster, n: cluster.n },
-            local: List { list: installed.local, n: local.n },
+            cluster: List {
+                list: installed.cluster,
+                n: cluster.n,
+            },
+            local: List {
+                list: installed.local,
+                n: local.n,
+            },
             affinity: port.affinity_seconds,
             algorithm: 0,
-            flags: if port.affinity_seconds > 0 { abi::SVC_AFFINITY } else { 0 },
+            flags: if port.affinity_seconds > 0 {
+                abi::SVC_AFFINITY
+            } else {
+                0
+            },
             reserved: [0; 2],
         };
         steps.push(Step::Put(Row::Svc(installed.svc_id, value)));
-        steps.extend(cluster.tail.iter().chain(&local.tail).copied().map(Step::Retire));
-        self.release(&mut installed, |t| !port.backends.serving.contains_key(t), steps);
+        steps.extend(
+            cluster
+                .tail
+                .iter()
+                .chain(&local.tail)
+                .copied()
+                .map(Step::Retire),
+        );
+        self.release(
+            &mut installed,
+            |t| !port.backends.serving.contains_key(t),
+            steps,
+        );
         let svc_id = installed.svc_id;
         self.ports.insert(port.id.clone(), installed);
         svc_id
@@ -350,11 +438,21 @@ impl Services {
         if let Some((id, svc)) = known.and_then(|id| Some((id, current.svc.get(&id)?))) {
             self.taken.insert(id);
             let slots = [svc.cluster, svc.local].into_iter().flat_map(|list| {
-                (0..list.n).map(move |slot| BeKey { list: list.list, slot })
+                (0..list.n).map(move |slot| BeKey {
+                    list: list.list,
+                    slot,
+                })
             });
             let rows = slots.filter_map(|key| A::backends(current).get(&key));
-            let identities =
-                rows.map(|v| (Target { address: A::ip(v.addr), port: v.port.get() }, v.be_ix));
+            let identities = rows.map(|v| {
+                (
+                    Target {
+                        address: A::ip(v.addr),
+                        port: v.port.get(),
+                    },
+                    v.be_ix,
+                )
+            });
             return Installed {
                 svc_id: id,
                 cluster: svc.cluster.list,
@@ -416,7 +514,9 @@ impl Services {
             }
         }
         for id in old.ports.iter().filter(|id| !now.ports.contains(id)) {
-            let Some(mut installed) = self.ports.remove(id) else { continue };
+            let Some(mut installed) = self.ports.remove(id) else {
+                continue;
+            };
             self.taken.remove(&installed.svc_id);
             steps.push(Step::Retire(Key::Svc(installed.svc_id)));
             if let Some(svc) = current.svc.get(&installed.svc_id) {
@@ -430,7 +530,10 @@ impl Services {
 
 fn slots(list: List, ipv4: bool) -> impl Iterator<Item = Step> {
     (0..list.n).map(move |slot| {
-        let key = BeKey { list: list.list, slot };
+        let key = BeKey {
+            list: list.list,
+            slot,
+        };
         Step::Retire(if ipv4 { Key::Be4(key) } else { Key::Be6(key) })
     })
 }
@@ -445,12 +548,7 @@ struct ListPlan {
 
 /// Swap-remove: backends that stay keep their slot, new ones fill holes, the last ones move into the
 /// holes that remain, and the tail is retired. `n` is the number of slots in use now.
-fn plan_list<A: Family>(
-    list: u32,
-    n: u32,
-    wanted: &[BeValue<A>],
-    current: &Tables,
-) -> ListPlan {
+fn plan_list<A: Family>(list: u32, n: u32, wanted: &[BeValue<A>], current: &Tables) -> ListPlan {
     let rows = A::backends(current);
     let mut by_identity: BTreeMap<u32, BeValue<A>> = wanted.iter().map(|v| (v.be_ix, *v)).collect();
     let mut slots: Vec<Option<BeValue<A>>> = (0..n)
@@ -472,14 +570,21 @@ fn plan_list<A: Family>(
     }
     slots.extend(fresh.into_iter().rev().map(Some));
     let kept = u32::try_from(slots.len()).expect("lists are cut at abi::limits::LIST");
-    let rows = (0u32..).zip(slots.into_iter().flatten()).map(|(slot, value)| {
-        (slot, A::backend_row(BeKey { list, slot }, BeValue { list, ..value }))
-    });
+    let rows = (0u32..)
+        .zip(slots.into_iter().flatten())
+        .map(|(slot, value)| {
+            (
+                slot,
+                A::backend_row(BeKey { list, slot }, BeValue { list, ..value }),
+            )
+        });
     // A slot beyond the old end may be waiting for its removal: it is written in any case.
     let changed = rows.filter(|(slot, row)| *slot >= n || !current.has(row));
     ListPlan {
         writes: changed.map(|(_, row)| row).collect(),
-        tail: (kept..n).map(|slot| A::backend_key(BeKey { list, slot })).collect(),
+        tail: (kept..n)
+            .map(|slot| A::backend_key(BeKey { list, slot }))
+            .collect(),
         n: kept,
     }
 }
@@ -493,10 +598,17 @@ fn backend_value<A: Family>(
     BeValue {
         addr: A::from_ip(target.address).expect("targets are chosen by family"),
         port: Port::new(target.port),
-        node: node.and_then(|name| nodes.index.get(name)).copied().unwrap_or(0),
+        node: node
+            .and_then(|name| nodes.index.get(name))
+            .copied()
+            .unwrap_or(0),
         be_ix,
         list: 0,
-        flags: if nodes.addresses.contains(&target.address) { abi::BE_HOST } else { 0 },
+        flags: if nodes.addresses.contains(&target.address) {
+            abi::BE_HOST
+        } else {
+            0
+        },
         reserved: 0,
     }
 }
@@ -505,29 +617,70 @@ fn backend_value<A: Family>(
 
 /// The row of a frontend.
 pub fn frontend_row(frontend: &Frontend, svc_id: u32) -> Row {
-    let Frontend { address, port, protocol, scope, flags } = *frontend;
-    fe_row(address, Port::new(port), protocol.number(), scope, FeValue { svc_id, flags, reserved: 0 })
+    let Frontend {
+        address,
+        port,
+        protocol,
+        scope,
+        flags,
+    } = *frontend;
+    fe_row(
+        address,
+        Port::new(port),
+        protocol.number(),
+        scope,
+        FeValue {
+            svc_id,
+            flags,
+            reserved: 0,
+        },
+    )
 }
 
 fn marker_row(address: IpAddr, scope: u8) -> Row {
-    let value = FeValue { svc_id: 0, flags: abi::FE_MARKER, reserved: 0 };
+    let value = FeValue {
+        svc_id: 0,
+        flags: abi::FE_MARKER,
+        reserved: 0,
+    };
     fe_row(address, Port::new(0), 0, scope, value)
 }
 
 /// Frontends of the addresses a socket of the node serves: left to the stack.
 pub fn socket_rows(addresses: &[IpAddr], port: u16) -> Vec<Row> {
-    let value = FeValue { svc_id: 0, flags: abi::FE_SOCKET, reserved: 0 };
-    let protocols = [abi::PROTO_TCP, abi::PROTO_UDP];
-    let row = |ip: &IpAddr, proto| {
-        fe_row(*ip, Port::new(port), proto, abi::SCOPE_INTERNAL, value)
+    let value = FeValue {
+        svc_id: 0,
+        flags: abi::FE_SOCKET,
+        reserved: 0,
     };
-    addresses.iter().flat_map(|ip| protocols.map(|proto| row(ip, proto))).collect()
+    let protocols = [abi::PROTO_TCP, abi::PROTO_UDP];
+    let row = |ip: &IpAddr, proto| fe_row(*ip, Port::new(port), proto, abi::SCOPE_INTERNAL, value);
+    addresses
+        .iter()
+        .flat_map(|ip| protocols.map(|proto| row(ip, proto)))
+        .collect()
 }
 
 fn fe_row(address: IpAddr, port: Port, proto: u8, scope: u8, value: FeValue) -> Row {
     match address {
-        IpAddr::V4(a) => Row::Fe4(FeKey { addr: a.into(), port, proto, scope }, value),
-        IpAddr::V6(a) => Row::Fe6(FeKey { addr: a.into(), port, proto, scope }, value),
+        IpAddr::V4(a) => Row::Fe4(
+            FeKey {
+                addr: a.into(),
+                port,
+                proto,
+                scope,
+            },
+            value,
+        ),
+        IpAddr::V6(a) => Row::Fe6(
+            FeKey {
+                addr: a.into(),
+                port,
+                proto,
+                scope,
+            },
+            value,
+        ),
     }
 }
 

@@ -46,7 +46,10 @@ fn with_service(mut state: State, backend: IpAddr) -> State {
         publish_not_ready: false,
         foreign_proxy: false,
     };
-    let slice_key = SliceKey { service: key.clone(), name: "web-1".into() };
+    let slice_key = SliceKey {
+        service: key.clone(),
+        name: "web-1".into(),
+    };
     let endpoint = Endpoint {
         addresses: vec![backend],
         ready: true,
@@ -59,7 +62,11 @@ fn with_service(mut state: State, backend: IpAddr) -> State {
     };
     let slice = EndpointSlice {
         key: slice_key.clone(),
-        ports: vec![SlicePort { name: "http".into(), protocol: Protocol::Tcp, port: Some(8080) }],
+        ports: vec![SlicePort {
+            name: "http".into(),
+            protocol: Protocol::Tcp,
+            port: Some(8080),
+        }],
         endpoints: vec![endpoint],
     };
     state.services.insert(key, Arc::new(service));
@@ -92,9 +99,19 @@ impl Pair {
         let base = with_service(base, web_ip);
         node.states.send_replace(Arc::new(base.clone()));
         let inside = web.try_clone().unwrap();
-        let listening = netns::run(inside, || async { TcpListener::bind("0.0.0.0:8080").unwrap() });
+        let listening = netns::run(inside, || async {
+            TcpListener::bind("0.0.0.0:8080").unwrap()
+        });
         let listener = listening.await.unwrap();
-        let pair = Self { node, cfg, web, client, web_ip, base, listener };
+        let pair = Self {
+            node,
+            cfg,
+            web,
+            client,
+            web_ip,
+            base,
+            listener,
+        };
         pair.settle().await;
         pair
     }
@@ -102,7 +119,11 @@ impl Pair {
     /// The engine has carried out what it was told before.
     async fn settle(&self) {
         tokio::time::sleep(Duration::from_millis(100)).await;
-        drop(self.node.call(Command::Check, "web", Some(self.web.try_clone().unwrap())).await);
+        drop(
+            self.node
+                .call(Command::Check, "web", Some(self.web.try_clone().unwrap()))
+                .await,
+        );
     }
 
     async fn set_state(&self, state: State) {
@@ -115,7 +136,10 @@ impl Pair {
         let to: SocketAddr = to.parse().unwrap();
         let client = self.client.try_clone().unwrap();
         let work = move || async move { TcpStream::connect_timeout(&to, Duration::from_secs(2)) };
-        netns::run(client, work).await.unwrap().map_err(|e| e.to_string())
+        netns::run(client, work)
+            .await
+            .unwrap()
+            .map_err(|e| e.to_string())
     }
 }
 
@@ -143,11 +167,17 @@ fn a_pod_reaches_another_through_a_service() {
             ("10.96.0.20:80", "ClusterIP"),
             ("192.168.99.1:30080", "NodePort of the own node"),
         ] {
-            let stream = pair.connect(to).await.unwrap_or_else(|e| panic!("{what}: {e}"));
+            let stream = pair
+                .connect(to)
+                .await
+                .unwrap_or_else(|e| panic!("{what}: {e}"));
             assert_eq!(stream.peer_addr().unwrap().to_string(), to);
         }
         let refused = pair.connect("10.96.0.20:81").await;
-        assert!(refused.as_ref().is_err_and(|e| e.contains("refused")), "{refused:?}");
+        assert!(
+            refused.as_ref().is_err_and(|e| e.contains("refused")),
+            "{refused:?}"
+        );
         pair.node.stop().await;
     });
 }
@@ -157,7 +187,9 @@ fn deny_all(namespace: &str) -> State {
     let mut state = State::default();
     let key = ObjectKey::new(namespace, "deny");
     let spec = Default::default();
-    state.policies.insert(key.clone(), Arc::new(NetworkPolicy { key, spec }));
+    state
+        .policies
+        .insert(key.clone(), Arc::new(NetworkPolicy { key, spec }));
     state
 }
 
@@ -165,10 +197,16 @@ fn deny_all(namespace: &str) -> State {
 fn a_policy_closes_a_pod_and_its_removal_opens_it() {
     with_programs("policy", |cfg| async {
         let pair = Pair::start(cfg).await;
-        let denied = State { policies: deny_all("default").policies, ..pair.base.clone() };
+        let denied = State {
+            policies: deny_all("default").policies,
+            ..pair.base.clone()
+        };
         pair.set_state(denied).await;
         let refused = pair.connect("10.96.0.20:80").await;
-        assert!(refused.as_ref().is_err_and(|e| e.contains("timed out")), "{refused:?}");
+        assert!(
+            refused.as_ref().is_err_and(|e| e.contains("timed out")),
+            "{refused:?}"
+        );
         // The node itself always reaches its pods: probes.
         TcpStream::connect((pair.web_ip, 8080)).unwrap();
         pair.set_state(pair.base.clone()).await;
@@ -186,12 +224,20 @@ fn a_new_agent_takes_over_without_cutting_a_connection() {
         let mut exchange = |text: &str| {
             client.write_all(text.as_bytes()).unwrap();
             let mut got = vec![0; text.len()];
-            server.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+            server
+                .set_read_timeout(Some(Duration::from_secs(2)))
+                .unwrap();
             server.read_exact(&mut got).unwrap();
             assert_eq!(got, text.as_bytes());
         };
         exchange("before");
-        let Pair { node, cfg, client: client_ns, base, .. } = pair;
+        let Pair {
+            node,
+            cfg,
+            client: client_ns,
+            base,
+            ..
+        } = pair;
         node.stop().await;
         exchange("without an agent");
         let node = TestNode::start_with(cfg, Arc::new(base), load).await;

@@ -50,22 +50,33 @@ fn slice(lasts: &[u8]) -> Arc<EndpointSlice> {
         zone_hints: vec![],
         node_hints: vec![],
     };
-    let port = SlicePort { name: "http".into(), protocol: Protocol::Tcp, port: Some(8080) };
+    let port = SlicePort {
+        name: "http".into(),
+        protocol: Protocol::Tcp,
+        port: Some(8080),
+    };
     Arc::new(EndpointSlice {
-        key: SliceKey { service: key(), name: "web-1".into() },
+        key: SliceKey {
+            service: key(),
+            name: "web-1".into(),
+        },
         ports: vec![port],
         endpoints: lasts.iter().map(endpoint).collect(),
     })
 }
 
 fn here() -> Here {
-    Here { node: "here".into(), zone: String::new() }
+    Here {
+        node: "here".into(),
+        zone: String::new(),
+    }
 }
 
 fn frontends(service: &Service) -> Vec<(String, u16, u8, u16)> {
     let program = program(service, &[], &here(), &[]);
     let all = program.ports.iter().flat_map(|p| &p.frontends);
-    all.map(|f| (f.address.to_string(), f.port, f.scope, f.flags)).collect()
+    all.map(|f| (f.address.to_string(), f.port, f.scope, f.flags))
+        .collect()
 }
 
 const INT: u8 = abi::SCOPE_INTERNAL;
@@ -76,7 +87,10 @@ const LOCAL: u16 = abi::FE_LOCAL;
 #[test]
 fn a_cluster_ip_is_reached_from_inside_only() {
     assert_eq!(frontends(&service()), [("10.96.0.10".into(), 80, INT, 0)]);
-    let local = Service { internal_local: true, ..service() };
+    let local = Service {
+        internal_local: true,
+        ..service()
+    };
     assert_eq!(frontends(&local), [("10.96.0.10".into(), 80, INT, LOCAL)]);
 }
 
@@ -101,34 +115,61 @@ fn external_traffic_policy_counts_for_traffic_from_outside_only() {
 
 #[test]
 fn a_load_balancer_address_counts_only_for_services_of_that_type() {
-    let service =
-        Service { load_balancer_ips: vec!["192.0.2.1".parse().unwrap()], ..service() };
+    let service = Service {
+        load_balancer_ips: vec!["192.0.2.1".parse().unwrap()],
+        ..service()
+    };
     assert_eq!(frontends(&service).len(), 1);
 }
 
 #[test]
 fn headless_external_name_and_foreign_services_have_no_rows() {
     for service in [
-        Service { headless: true, cluster_ips: vec![], ..service() },
-        Service { kind: ServiceKind::ExternalName, ..service() },
-        Service { foreign_proxy: true, ..service() },
+        Service {
+            headless: true,
+            cluster_ips: vec![],
+            ..service()
+        },
+        Service {
+            kind: ServiceKind::ExternalName,
+            ..service()
+        },
+        Service {
+            foreign_proxy: true,
+            ..service()
+        },
     ] {
-        assert_eq!(program(&service, &[slice(&[1])], &here(), &[]), Program::default());
+        assert_eq!(
+            program(&service, &[slice(&[1])], &here(), &[]),
+            Program::default()
+        );
     }
 }
 
 #[test]
 fn an_address_served_by_a_socket_of_the_node_has_no_backends() {
     let dns = ["10.96.0.10".parse().unwrap()];
-    assert_eq!(program(&service(), &[slice(&[1])], &here(), &dns), Program::default());
+    assert_eq!(
+        program(&service(), &[slice(&[1])], &here(), &dns),
+        Program::default()
+    );
 }
 
 /// Reads the cluster list of the one Service as the programs do.
 fn read(tables: &Tables) -> Option<Vec<u8>> {
-    let fe = tables.fe4.values().find(|v| v.flags & abi::FE_MARKER == 0)?;
-    let svc = tables.svc.get(&fe.svc_id).expect("a frontend's service port exists");
+    let fe = tables
+        .fe4
+        .values()
+        .find(|v| v.flags & abi::FE_MARKER == 0)?;
+    let svc = tables
+        .svc
+        .get(&fe.svc_id)
+        .expect("a frontend's service port exists");
     let slots = (0..svc.cluster.n).map(|slot| {
-        let key = BeKey { list: svc.cluster.list, slot };
+        let key = BeKey {
+            list: svc.cluster.list,
+            slot,
+        };
         let be = tables.be4.get(&key).expect("every slot below n exists");
         assert_eq!(be.list, key.list);
         std::net::Ipv4Addr::from(be.addr).octets()[3]
@@ -158,7 +199,11 @@ fn one_more_endpoint_is_three_writes_at_any_size() {
     let more: Vec<u8> = many.iter().copied().chain([201]).collect();
     let steps = plan_for(&more, &mut services, writer.tables());
     writer.apply(&steps, Instant::now());
-    assert_eq!(writer.writes() - before, 3, "be_ix comes alive, slot, header");
+    assert_eq!(
+        writer.writes() - before,
+        3,
+        "be_ix comes alive, slot, header"
+    );
 }
 
 #[test]
@@ -185,8 +230,12 @@ fn a_removed_service_leaves_nothing_behind() {
     let now = Instant::now();
     let steps = plan_for(&[1, 2, 3], &mut services, writer.tables());
     writer.apply(&steps, now);
-    let (steps, _) =
-        services.plan(&key(), &Program::default(), &Nodes::default(), writer.tables());
+    let (steps, _) = services.plan(
+        &key(),
+        &Program::default(),
+        &Nodes::default(),
+        writer.tables(),
+    );
     writer.apply(&steps, now);
     assert_eq!(read(writer.tables()), None);
     writer.tick(now + Duration::from_secs(2));
