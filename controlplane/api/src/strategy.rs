@@ -45,6 +45,9 @@ pub fn prepare_create(resource: &Resource, doc: &mut Doc<'_>, system: SystemFiel
     ] {
         doc.remove(&["metadata", field]);
     }
+    if !resource.namespaced {
+        doc.remove(&["metadata", "namespace"]);
+    }
     doc.set_str(&["metadata", "uid"], system.uid);
     doc.set_str(&["metadata", "creationTimestamp"], system.now);
     let clears = resource.reset_fields.contains(&"status");
@@ -71,6 +74,8 @@ pub fn prepare_update<'a>(resource: &Resource, new: &mut Doc<'a>, old: &Doc<'a>,
     copy(new, old, &["metadata", "generation"]);
     let resets: &[&str] = match part {
         Part::Main => &resource.reset_fields,
+        // Its strategy keeps single conditions, which a path cannot say.
+        Part::Subresource("status") if resource.kind == "CertificateSigningRequest" => &["spec"],
         Part::Subresource(name) => resource
             .subresource(name)
             .map(|s| &s.reset_fields[..])

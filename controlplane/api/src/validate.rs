@@ -11,13 +11,14 @@ use crate::strategy::Part;
 
 pub mod names;
 
+pub(crate) mod ip;
 pub(crate) mod meta;
 pub(crate) mod path;
 
 use path::Errors;
 
 /// Kinds with validation of their own, as (group, kind). Others have the metadata rules only.
-pub const COVERED: [(&str, &str); 20] = [
+pub const COVERED: [(&str, &str); 22] = [
     ("", "ConfigMap"),
     ("", "Endpoints"),
     ("", "Event"),
@@ -34,16 +35,20 @@ pub const COVERED: [(&str, &str); 20] = [
     ("certificates.k8s.io", "CertificateSigningRequest"),
     ("coordination.k8s.io", "Lease"),
     ("discovery.k8s.io", "EndpointSlice"),
+    ("events.k8s.io", "Event"),
     ("networking.k8s.io", "NetworkPolicy"),
     ("rbac.authorization.k8s.io", "ClusterRole"),
     ("rbac.authorization.k8s.io", "ClusterRoleBinding"),
+    ("rbac.authorization.k8s.io", "Role"),
     ("rbac.authorization.k8s.io", "RoleBinding"),
 ];
 
 /// Validates a new object.
 pub fn validate_create(resource: &Resource, doc: &Doc<'_>) -> Vec<FieldError> {
     let mut errors = Errors::default();
-    meta::create(resource, doc, &mut errors);
+    if has_meta_rules(resource) {
+        meta::create(resource, doc, &mut errors);
+    }
     kinds::validate_create(resource, doc, &mut errors);
     errors.0
 }
@@ -56,7 +61,14 @@ pub fn validate_update(
     part: Part<'_>,
 ) -> Vec<FieldError> {
     let mut errors = Errors::default();
-    meta::update(new, old, &mut errors);
+    if has_meta_rules(resource) {
+        meta::update(new, old, &mut errors);
+    }
     kinds::validate_update(resource, new, old, part, &mut errors);
     errors.0
+}
+
+/// Upstream has never checked the metadata of core events.
+fn has_meta_rules(resource: &Resource) -> bool {
+    (resource.group, resource.kind) != ("", "Event")
 }

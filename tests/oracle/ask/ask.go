@@ -87,9 +87,10 @@ func judge(strategies facts.StrategyMap, q Question) (answer Answer) {
 		APIGroup: gvk.Group, APIVersion: gvk.Version, Verb: verb, Subresource: q.Subresource, IsResourceRequest: true,
 	})
 	accessor, err := meta.Accessor(object)
-	if err == nil && accessor.GetNamespace() != "" {
-		ctx = genericapirequest.WithNamespace(ctx, accessor.GetNamespace())
+	if err != nil {
+		return failed(err)
 	}
+	ctx = genericapirequest.WithNamespace(ctx, accessor.GetNamespace())
 	switch q.Op {
 	case "create":
 		rest.FillObjectMetaSystemFields(accessor)

@@ -1,10 +1,47 @@
-//! CertificateSigningRequests: strategy.
+//! CertificateSigningRequests: strategy and validation.
 //!
-//! Ported from `pkg/registry/certificates/certificates/strategy.go`. Who asks (username, groups) is set
-//! by the server, which knows it; times of conditions are set by `populate_times`.
+//! Ported from `pkg/registry/certificates/certificates/strategy.go` and
+//! `pkg/apis/certificates/validation`. Who asks (username, groups) is set by the server, which knows it;
+//! times of conditions are set by `populate_times`. The request is only checked to be a PEM block of the
+//! right type: the signer parses it.
 
-use crate::doc::{Doc, List, Value};
-use crate::strategy::copy;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
+use crate::doc::{Doc, Value};
+use crate::strategy::{copy, same};
+use crate::validate::names::{Problems, dns_label, dns_subdomain};
+use crate::validate::path::{Errors, Path};
+
+const USAGES: [&str; 23] = [
+    "any",
+    "cert sign",
+    "client auth",
+    "code signing",
+    "content commitment",
+    "crl sign",
+    "data encipherment",
+    "decipher only",
+    "digital signature",
+    "email protection",
+    "encipher only",
+    "ipsec end system",
+    "ipsec tunnel",
+    "ipsec user",
+    "key agreement",
+    "key encipherment",
+    "microsoft sgc",
+    "netscape sgc",
+    "ocsp signing",
+    "s/mime",
+    "server auth",
+    "signing",
+    "timestamping",
+];
+/// The shortest life a requester may ask for.
+const MIN_SECONDS: i64 = 600;
+/// The longest path of a signer's name.
+const MAX_SIGNER: usize = 571;
 
 /// The status endpoint keeps approvals and denials, the approval endpoint everything but conditions.
 pub(crate) fn prepare_update<'a>(new: &mut Doc<'a>, old: &Doc<'a>, subresource: &str) {
@@ -49,30 +86,170 @@ pub fn populate_times(new: &mut Doc<'_>, old: &Doc<'_>, now: &str) {
     }
 }
 
-fn is_decision(condition: &Value<'_>) -> bool {
-    matches!(condition.str_of("type"), Some("Approved" | "Denied"))
+/// Only the approval endpoint decides: decisions that are still there keep their old values. Added and
+/// removed ones are refused by validation.
+fn keep_decisions<'a>(new: &mut Doc<'a>, old: &Doc<'a>) {
+    for ty in ["Approved", "Denied"] {
+        let is = |c: &&Value<'a>| c.str_of("type") == Some(ty);
+        let before: Vec<Value<'a>> = old
+            .list_at(&["status", "conditions"])
+            .iter()
+            .filter(is)
+            .cloned()
+            .collect();
+        let Some(Value::List(list)) = new.get_mut(&["status", "conditions"]) else {
+            return;
+        };
+        if list.iter().filter(is).count() != before.len() {
+            continue;
+        }
+        let same_type = list.iter_mut().filter(|c| c.str_of("type") == Some(ty));
+        for (condition, value) in same_type.zip(before) {
+            *condition = value;
+        }
+    }
 }
 
-/// Only the approval endpoint decides: the old decisions replace whatever was sent.
-fn keep_decisions<'a>(new: &mut Doc<'a>, old: &Doc<'a>) {
-    let arena = new.arena();
-    let mut kept = List::new_in(arena);
-    kept.extend(
-        new.list_at(&["status", "conditions"])
-            .iter()
-            .filter(|c| !is_decision(c))
-            .cloned(),
-    );
-    let decisions: Vec<Value<'a>> = old
-        .list_at(&["status", "conditions"])
-        .iter()
-        .filter(|c| is_decision(c))
-        .cloned()
-        .collect();
-    for (i, decision) in decisions.into_iter().enumerate() {
-        kept.insert(i, decision);
+/// A new request.
+pub(crate) fn create(doc: &Doc<'_>, errors: &mut Errors) {
+    let path = Path::new("spec");
+    request(doc, &path, errors);
+    let usages = doc.list_at(&["spec", "usages"]);
+    let at = path.child("usages");
+    if usages.is_empty() {
+        errors.required(&at, "");
     }
-    if !kept.is_empty() {
-        new.set(&["status", "conditions"], Value::List(kept));
+    for (i, usage) in usages.iter().enumerate() {
+        let text = usage.as_str().unwrap_or_default();
+        errors.one_of(&at.index(i), Some(text), &USAGES, false);
+        if usages[..i].contains(usage) {
+            errors.duplicate(&at.index(i), text);
+        }
+    }
+    let signer = doc.str_at(&["spec", "signerName"]).unwrap_or_default();
+    signer_name(signer, &path.child("signerName"), errors);
+    let seconds = doc.int_at(&["spec", "expirationSeconds"]);
+    if let Some(seconds) = seconds.filter(|s| *s < MIN_SECONDS) {
+        let detail = "may not specify a duration less than 600 seconds (10 minutes)";
+        errors.invalid_number(&path.child("expirationSeconds"), seconds, detail);
+    }
+    conditions(doc, errors);
+}
+
+fn request(doc: &Doc<'_>, path: &Path<'_>, errors: &mut Errors) {
+    let text = doc.str_at(&["spec", "request"]).unwrap_or_default();
+    let pem = STANDARD.decode(text).unwrap_or_default();
+    let pem = String::from_utf8_lossy(&pem);
+    if !pem.contains("-----BEGIN CERTIFICATE REQUEST-----") {
+        let detail = "PEM block type must be CERTIFICATE REQUEST";
+        errors.invalid_value(
+            &path.child("request"),
+            doc.get(&["spec", "request"]),
+            detail,
+        );
+    }
+}
+
+fn signer_name(name: &str, at: &Path<'_>, errors: &mut Errors) {
+    if name.is_empty() {
+        return errors.required(at, "");
+    }
+    if name == "kubernetes.io/legacy-unknown" {
+        let detail = "the legacy signerName is not allowed via this API version";
+        return errors.invalid(at, name, detail);
+    }
+    let Some((domain, rest)) = name.split_once('/').filter(|(_, rest)| !rest.contains('/')) else {
+        let detail = "must be a fully qualified domain and path of the form \
+                      'example.com/signer-name'";
+        return errors.invalid(at, name, detail);
+    };
+    first_problem(domain, dns_label, at, errors);
+    if !domain.contains('.') {
+        let detail = "should be a domain with at least two segments separated by dots";
+        errors.invalid(at, domain, detail);
+    }
+    first_problem(rest, dns_subdomain, at, errors);
+    if name.len() > MAX_SIGNER {
+        errors.too_long(at, MAX_SIGNER);
+    }
+}
+
+/// The problems of the first malformed label.
+fn first_problem(text: &str, rule: fn(&str) -> Problems, at: &Path<'_>, errors: &mut Errors) {
+    let Some(label) = text.split('.').find(|label| !rule(label).is_empty()) else {
+        return;
+    };
+    for problem in rule(label) {
+        let detail = format!(
+            "validating label {}: {problem}",
+            crate::status::quote(label)
+        );
+        errors.invalid(at, text, detail);
+    }
+}
+
+fn conditions(doc: &Doc<'_>, errors: &mut Errors) {
+    let path = Path::new("status");
+    let list = path.child("conditions");
+    let conditions = doc.list_at(&["status", "conditions"]);
+    for (i, condition) in conditions.iter().enumerate() {
+        let at = list.index(i);
+        let ty = condition.str_of("type").unwrap_or_default();
+        if ty.is_empty() {
+            errors.required(&at.child("type"), "");
+        }
+        let known = matches!(ty, "Approved" | "Denied" | "Failed");
+        let valid: &[&str] = if known {
+            &["True"]
+        } else {
+            &["False", "True", "Unknown"]
+        };
+        errors.one_of(&at.child("status"), condition.str_of("status"), valid, true);
+        if conditions[..i]
+            .iter()
+            .any(|c| c.str_of("type").unwrap_or_default() == ty)
+        {
+            errors.duplicate(&at.child("type"), ty);
+        }
+    }
+    let has = |ty| conditions.iter().any(|c| c.str_of("type") == Some(ty));
+    if has("Approved") && has("Denied") {
+        let member = |ty| format!("conditions[{{\"type\": \"{ty}\"}}]");
+        let (approved, denied) = (member("Approved"), member("Denied"));
+        errors.invalid(
+            &list,
+            &format!("{{{approved}, {denied}}}"),
+            format!("must specify at most one of: `{approved}`, `{denied}`"),
+        );
+    }
+}
+
+/// An update of the request (`part` is ""), its status or its approval.
+pub(crate) fn update(new: &Doc<'_>, old: &Doc<'_>, part: &str, errors: &mut Errors) {
+    conditions(new, errors);
+    let path = Path::new("status");
+    let at = path.child("conditions");
+    let of = |doc: &Doc<'_>, ty: &str| {
+        let list = doc.list_at(&["status", "conditions"]);
+        list.iter().filter(|c| c.str_of("type") == Some(ty)).count()
+    };
+    for ty in ["Approved", "Denied", "Failed"] {
+        let (now, before) = (of(new, ty), of(old, ty));
+        if now < before {
+            let detail = format!("updates may not remove a condition of type {ty:?}");
+            errors.forbidden(&at, detail);
+        } else if now > before && part != "approval" && ty != "Failed" {
+            let detail = format!("updates may not add a condition of type {ty:?}");
+            errors.forbidden(&at, detail);
+        }
+    }
+    let certificate = ["status", "certificate"];
+    if !same(new, old, &certificate) {
+        let detail = match (part, old.get(&certificate)) {
+            ("status", None) => return,
+            ("status", Some(_)) => "updates may not modify existing certificate content",
+            _ => "updates may not set certificate content",
+        };
+        errors.forbidden(&path.child("certificate"), detail);
     }
 }

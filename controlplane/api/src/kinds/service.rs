@@ -9,6 +9,8 @@ use crate::default::set_absent;
 use crate::doc::{Doc, Object, Value};
 use crate::strategy::same;
 
+pub(crate) mod validate;
+
 /// How long a client stays with its backend.
 const AFFINITY_SECONDS: i64 = 10_800;
 

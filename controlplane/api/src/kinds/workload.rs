@@ -7,6 +7,8 @@ use bumpalo::Bump;
 use crate::doc::{Doc, Object, Value};
 use crate::strategy::same;
 
+pub(crate) mod validate;
+
 /// The annotation that stands for the internal field `spec.templateGeneration`.
 const TEMPLATE_GENERATION: [&str; 3] = [
     "metadata",

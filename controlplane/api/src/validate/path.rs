@@ -7,7 +7,7 @@ use std::fmt;
 use super::names::Problems;
 use crate::codec::write_value;
 use crate::doc::Value;
-use crate::status::{ErrorType, FieldError};
+use crate::status::FieldError;
 
 /// A path from the root of an object to a value.
 #[derive(Clone, Copy)]
@@ -187,10 +187,5 @@ impl Errors {
             Some(value) => self.each(path, value, check(value)),
             None => self.required(path, ""),
         }
-    }
-
-    /// Whether any error is of that type.
-    pub(crate) fn has(&self, ty: ErrorType) -> bool {
-        self.0.iter().any(|e| e.ty == ty)
     }
 }

@@ -1,0 +1,309 @@
+//! What Deployments, ReplicaSets, DaemonSets and ControllerRevisions must hold.
+//!
+//! Port of `pkg/apis/apps/validation/validation.go`.
+
+use crate::doc::{Doc, Value};
+use crate::kinds::pod;
+use crate::selector::LabelSelector;
+use crate::validate::meta::{immutable, label_selector};
+use crate::validate::names::percent;
+use crate::validate::path::{Errors, Path};
+
+/// A Deployment's spec.
+pub(crate) fn deployment(doc: &Doc<'_>, errors: &mut Errors) {
+    let empty = Value::Null;
+    let spec = doc.get(&["spec"]).unwrap_or(&empty);
+    let path = Path::new("spec");
+    replicas_and_template(spec, &path, errors);
+    deployment_strategy(spec, &path, errors);
+    for field in [
+        "minReadySeconds",
+        "revisionHistoryLimit",
+        "progressDeadlineSeconds",
+    ] {
+        errors.non_negative(&path.child(field), spec.int_of(field));
+    }
+    let ready = spec.int_of("minReadySeconds").unwrap_or(0);
+    if let Some(deadline) = spec
+        .int_of("progressDeadlineSeconds")
+        .filter(|d| *d <= ready)
+    {
+        let at = path.child("progressDeadlineSeconds");
+        errors.invalid_number(&at, deadline, "must be greater than minReadySeconds");
+    }
+}
+
+/// A ReplicaSet's spec.
+pub(crate) fn replica_set(doc: &Doc<'_>, errors: &mut Errors) {
+    let empty = Value::Null;
+    let spec = doc.get(&["spec"]).unwrap_or(&empty);
+    let path = Path::new("spec");
+    replicas_and_template(spec, &path, errors);
+    errors.non_negative(
+        &path.child("minReadySeconds"),
+        spec.int_of("minReadySeconds"),
+    );
+}
+
+fn replicas_and_template(spec: &Value<'_>, path: &Path<'_>, errors: &mut Errors) {
+    errors.non_negative(&path.child("replicas"), spec.int_of("replicas"));
+    let at = path.child("selector");
+    let selector = spec.get("selector");
+    match selector {
+        None => errors.required(&at, ""),
+        Some(value) => {
+            label_selector(selector, &at, errors);
+            if is_empty_selector(value) {
+                errors.invalid_value(&at, selector, "empty selector is invalid for deployment");
+            }
+        }
+    }
+    let template_at = path.child("template");
+    let template = spec.get("template");
+    match LabelSelector::from_value(selector) {
+        Err(_) => {
+            errors.invalid_value(&at, selector, "invalid label selector");
+            return;
+        }
+        Ok(parsed) => matches_template(&parsed, template, &template_at, errors),
+    }
+    pod::validate::template(template, &template_at, errors);
+    always_running(template, &template_at, "ReplicaSet", errors);
+}
+
+fn is_empty_selector(selector: &Value<'_>) -> bool {
+    let labels = selector.get("matchLabels").and_then(Value::as_object);
+    labels.is_none_or(|l| l.is_empty()) && selector.list_of("matchExpressions").is_empty()
+}
+
+fn matches_template(
+    selector: &LabelSelector,
+    template: Option<&Value<'_>>,
+    path: &Path<'_>,
+    errors: &mut Errors,
+) {
+    let labels = template.and_then(|t| t.at(&["metadata", "labels"]));
+    let get = |key: &str| labels.and_then(|l| l.str_of(key));
+    if !selector.is_everything() && !selector.matches(get) {
+        let at = path.child("metadata");
+        let detail = "`selector` does not match template `labels`";
+        errors.invalid_value(&at.child("labels"), labels, detail);
+    }
+}
+
+/// Templates of these kinds describe pods that run for good.
+fn always_running(template: Option<&Value<'_>>, path: &Path<'_>, kind: &str, errors: &mut Errors) {
+    let at = path.child("spec");
+    let spec = template.and_then(|t| t.get("spec"));
+    let policy = spec
+        .and_then(|s| s.str_of("restartPolicy"))
+        .unwrap_or_default();
+    if policy != "Always" {
+        errors.not_supported(&at.child("restartPolicy"), policy, &["Always"]);
+    }
+    if spec.is_some_and(|s| s.get("activeDeadlineSeconds").is_some()) {
+        let detail = format!("activeDeadlineSeconds in {kind} is not Supported");
+        errors.forbidden(&at.child("activeDeadlineSeconds"), detail);
+    }
+}
+
+fn deployment_strategy(spec: &Value<'_>, path: &Path<'_>, errors: &mut Errors) {
+    let at = path.child("strategy");
+    let strategy = spec.get("strategy");
+    let rolling = strategy.and_then(|s| s.get("rollingUpdate"));
+    match strategy.and_then(|s| s.str_of("type")).unwrap_or_default() {
+        "Recreate" if rolling.is_some() => {
+            let detail = "may not be specified when strategy `type` is 'Recreate'";
+            errors.forbidden(&at.child("rollingUpdate"), detail);
+        }
+        "Recreate" => {}
+        "RollingUpdate" => {
+            let at = at.child("rollingUpdate");
+            let unavailable = rolling.and_then(|r| r.get("maxUnavailable"));
+            let surge = rolling.and_then(|r| r.get("maxSurge"));
+            int_or_percent(unavailable, &at.child("maxUnavailable"), errors);
+            int_or_percent(surge, &at.child("maxSurge"), errors);
+            if amount(unavailable) == 0 && amount(surge) == 0 {
+                let at = at.child("maxUnavailable");
+                errors.invalid_value(&at, unavailable, "may not be 0 when `maxSurge` is 0");
+            }
+            at_most_all(unavailable, &at.child("maxUnavailable"), errors);
+        }
+        _ => unknown_strategy(strategy, &at, &["Recreate", "RollingUpdate"], errors),
+    }
+}
+
+/// Upstream prints the whole strategy.
+fn unknown_strategy(
+    strategy: Option<&Value<'_>>,
+    path: &Path<'_>,
+    valid: &[&str],
+    errors: &mut Errors,
+) {
+    let mut text = Vec::new();
+    crate::codec::write_value(strategy.unwrap_or(&Value::Null), &mut text);
+    let mut error = crate::status::FieldError::not_supported(path.to_string(), "", valid);
+    error.value = String::from_utf8_lossy(&text).into_owned();
+    errors.0.push(error);
+}
+
+fn int_or_percent(value: Option<&Value<'_>>, path: &Path<'_>, errors: &mut Errors) {
+    match value {
+        Some(Value::String(text)) => errors.each(path, text, percent(text)),
+        value => errors.non_negative(path, value.and_then(Value::as_int)),
+    }
+}
+
+fn percentage(value: Option<&Value<'_>>) -> Option<i64> {
+    value?.as_str()?.strip_suffix('%')?.parse().ok()
+}
+
+fn amount(value: Option<&Value<'_>>) -> i64 {
+    percentage(value)
+        .or_else(|| value.and_then(Value::as_int))
+        .unwrap_or(0)
+}
+
+fn at_most_all(value: Option<&Value<'_>>, path: &Path<'_>, errors: &mut Errors) {
+    if percentage(value).is_some_and(|p| p > 100) {
+        errors.invalid_value(path, value, "must not be greater than 100%");
+    }
+}
+
+/// A DaemonSet's spec.
+pub(crate) fn daemon_set(doc: &Doc<'_>, errors: &mut Errors) {
+    let empty = Value::Null;
+    let spec = doc.get(&["spec"]).unwrap_or(&empty);
+    let path = Path::new("spec");
+    let at = path.child("selector");
+    let (selector, template) = (spec.get("selector"), spec.get("template"));
+    label_selector(selector, &at, errors);
+    let template_at = path.child("template");
+    if let Ok(parsed) = LabelSelector::from_value(selector) {
+        matches_template(&parsed, template, &template_at, errors);
+    }
+    if selector.is_some_and(is_empty_selector) {
+        errors.invalid_value(&at, selector, "empty selector is invalid for daemonset");
+    }
+    pod::validate::template(template, &template_at, errors);
+    always_running(template, &template_at, "DaemonSet", errors);
+    for field in ["minReadySeconds", "revisionHistoryLimit"] {
+        errors.non_negative(&path.child(field), spec.int_of(field));
+    }
+    daemon_set_strategy(spec, &path, errors);
+}
+
+fn daemon_set_strategy(spec: &Value<'_>, path: &Path<'_>, errors: &mut Errors) {
+    let at = path.child("updateStrategy");
+    let strategy = spec.get("updateStrategy");
+    match strategy.and_then(|s| s.str_of("type")).unwrap_or_default() {
+        "OnDelete" => {}
+        "RollingUpdate" => {
+            let at = at.child("rollingUpdate");
+            let rolling = strategy.and_then(|s| s.get("rollingUpdate"));
+            let unavailable = rolling.and_then(|r| r.get("maxUnavailable"));
+            let surge = rolling.and_then(|r| r.get("maxSurge"));
+            for (name, value) in [("maxUnavailable", unavailable), ("maxSurge", surge)] {
+                int_or_percent(value, &at.child(name), errors);
+                at_most_all(value, &at.child(name), errors);
+            }
+            match (amount(unavailable) != 0, amount(surge) != 0) {
+                (true, true) => {
+                    let detail = "may not be set when maxUnavailable is non-zero";
+                    errors.invalid_value(&at.child("maxSurge"), surge, detail);
+                }
+                (false, false) => errors.required(
+                    &at.child("maxUnavailable"),
+                    "cannot be 0 when maxSurge is 0",
+                ),
+                _ => {}
+            }
+        }
+        _ => unknown_strategy(strategy, &at, &["RollingUpdate", "OnDelete"], errors),
+    }
+}
+
+/// The selector of a workload is fixed.
+pub(crate) fn fixed_selector(new: &Doc<'_>, old: &Doc<'_>, errors: &mut Errors) {
+    immutable(new, old, &["spec", "selector"], errors);
+}
+
+/// Counts in the status of a Deployment or ReplicaSet.
+pub(crate) fn replica_status(new: &Doc<'_>, old: &Doc<'_>, errors: &mut Errors) {
+    let path = Path::new("status");
+    let count = |field: &str| new.int_at(&["status", field]);
+    for field in [
+        "observedGeneration",
+        "replicas",
+        "fullyLabeledReplicas",
+        "updatedReplicas",
+        "readyReplicas",
+        "availableReplicas",
+        "unavailableReplicas",
+        "terminatingReplicas",
+        "collisionCount",
+    ] {
+        errors.non_negative(&path.child(field), count(field));
+    }
+    let all = count("replicas").unwrap_or(0);
+    for field in [
+        "fullyLabeledReplicas",
+        "updatedReplicas",
+        "readyReplicas",
+        "availableReplicas",
+    ] {
+        if let Some(n) = count(field).filter(|n| *n > all) {
+            errors.invalid_number(
+                &path.child(field),
+                n,
+                "cannot be greater than status.replicas",
+            );
+        }
+    }
+    let (available, ready) = (
+        count("availableReplicas").unwrap_or(0),
+        count("readyReplicas"),
+    );
+    if available > ready.unwrap_or(0) {
+        let at = path.child("availableReplicas");
+        errors.invalid_number(&at, available, "cannot be greater than readyReplicas");
+    }
+    let now = count("collisionCount").unwrap_or(0);
+    if old
+        .int_at(&["status", "collisionCount"])
+        .is_some_and(|before| now < before)
+    {
+        errors.invalid_number(&path.child("collisionCount"), now, "cannot be decremented");
+    }
+}
+
+/// Counts in the status of a DaemonSet.
+pub(crate) fn daemon_set_status(new: &Doc<'_>, errors: &mut Errors) {
+    let path = Path::new("status");
+    for field in [
+        "currentNumberScheduled",
+        "numberMisscheduled",
+        "desiredNumberScheduled",
+        "numberReady",
+        "observedGeneration",
+        "updatedNumberScheduled",
+        "numberAvailable",
+        "numberUnavailable",
+        "collisionCount",
+    ] {
+        errors.non_negative(&path.child(field), new.int_at(&["status", field]));
+    }
+}
+
+/// A ControllerRevision.
+pub(crate) fn revision(doc: &Doc<'_>, is_new: bool, errors: &mut Errors) {
+    errors.non_negative(&Path::new("revision"), doc.int_at(&["revision"]));
+    if !is_new {
+        return;
+    }
+    match doc.get(&["data"]) {
+        None | Some(Value::Null) => errors.required(&Path::new("data"), "data is mandatory"),
+        Some(Value::Object(_)) => {}
+        Some(_) => errors.required(&Path::new("data"), "data must be a valid JSON object"),
+    }
+}
