@@ -9,7 +9,7 @@ mod pod;
 
 use api::{Doc, Resource, Status};
 
-use crate::{cache::Object, call::Call};
+use crate::{cache::Object, call::Call, storage::Write};
 
 /// One pass of a write through the plugins.
 pub struct Admission<'c> {
@@ -18,6 +18,8 @@ pub struct Admission<'c> {
     /// The stored version; none for a creation.
     pub old: Option<(&'c Object, &'c Doc<'c>)>,
     pub warnings: Vec<String>,
+    /// A condition of the write: the namespace is still the one that was looked at.
+    pub guard: Option<Write>,
 }
 
 // === impl Admission ===
@@ -33,12 +35,13 @@ impl<'c> Admission<'c> {
             row,
             old,
             warnings: Vec::new(),
+            guard: None,
         }
     }
 
     /// Plugins that may change the object.
     pub fn mutate(&mut self, doc: &mut Doc<'_>) -> Result<(), Status> {
-        namespace::lifecycle(self, doc)?;
+        self.guard = namespace::lifecycle(self, doc)?;
         if self.is("", "namespaces") {
             namespace::label(doc);
         }

@@ -11,7 +11,10 @@ mod port;
 use api::{Doc, FieldError, Resource, Status};
 use bytes::Bytes;
 
-use crate::{call::Call, storage::Write};
+use crate::{
+    call::Call,
+    storage::{Write, WriteChange},
+};
 
 /// What an allocation can come to: writes that claim or release, or the errors of the fields.
 type Claims = Result<Vec<Write>, Vec<FieldError>>;
@@ -73,9 +76,11 @@ fn claim(resource: crate::ResourceId, name: &str, json: String) -> Write {
     Write {
         resource,
         key: format!("/{name}").into(),
-        bytes: Some(Bytes::from(json)),
+        change: WriteChange::Put {
+            bytes: Bytes::from(json),
+            expires: None,
+        },
         expect: None,
-        expires: None,
     }
 }
 
@@ -85,8 +90,7 @@ fn unclaim(call: &Call, resource: crate::ResourceId, name: &str) -> Option<Write
     Some(Write {
         resource,
         key: object.key.clone(),
-        bytes: None,
+        change: WriteChange::Remove,
         expect: Some(object.revision),
-        expires: None,
     })
 }

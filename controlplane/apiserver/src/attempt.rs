@@ -22,7 +22,7 @@ use crate::{
     chain, clock,
     present::{self, Answer},
     rest::write::{Encoded, decode},
-    storage::{CommitError, MAX_OBJECT_BYTES, Write},
+    storage::{CommitError, MAX_OBJECT_BYTES, Write, WriteChange},
     subresource,
 };
 
@@ -176,7 +176,8 @@ fn prepare_create(call: &Call, body: &Encoded) -> Result<Prepared, Status> {
     let mut admission = admission::Admission::new(call, row, None);
     admission.mutate(&mut doc)?;
     api::default::default(row, &mut doc);
-    let extra = allocate::on_write(call, row, &mut doc, None)?;
+    let mut extra = allocate::on_write(call, row, &mut doc, None)?;
+    extra.extend(admission.guard.take());
     let (uid, now) = (clock::new_uid(), call.now_text());
     api::strategy::prepare_create(
         row,
@@ -358,12 +359,12 @@ fn check_identity(
 
 /// Whether nothing holds a terminating object any more.
 pub fn is_finalized(doc: &Doc<'_>) -> bool {
-    doc.list_at(&["metadata", "finalizers"]).is_empty()
-        && doc
-            .int_at(&["metadata", "deletionGracePeriodSeconds"])
-            .unwrap_or(0)
-            == 0
-        && !(doc.kind() == "Namespace" && !doc.list_at(&["spec", "finalizers"]).is_empty())
+    let grace = doc
+        .int_at(&["metadata", "deletionGracePeriodSeconds"])
+        .unwrap_or(0);
+    let held_namespace =
+        doc.kind() == "Namespace" && !doc.list_at(&["spec", "finalizers"]).is_empty();
+    grace == 0 && !held_namespace && doc.list_at(&["metadata", "finalizers"]).is_empty()
 }
 
 fn fit_namespace(call: &Call, doc: &mut Doc<'_>) -> Result<(), Status> {
@@ -432,12 +433,20 @@ async fn commit(
     let resource = call.stored()?;
     let ttl = call.server.options().event_ttl.as_secs() as i64;
     let expires = (stored_row(call.resource).kind == "Event").then(|| (call.now + ttl) as u32);
+    let change = if remove {
+        WriteChange::Remove
+    } else {
+        WriteChange::Put {
+            bytes: prepared.bytes.clone(),
+            expires,
+        }
+    };
+    let expect = old.map(|o| o.revision);
     let mut writes = vec![Write {
         resource,
         key: prepared.key.clone(),
-        bytes: (!remove).then(|| prepared.bytes.clone()),
-        expect: old.map(|o| o.revision),
-        expires,
+        change,
+        expect,
     }];
     writes.extend(prepared.extra.iter().cloned());
     commit_writes(call, &writes).await

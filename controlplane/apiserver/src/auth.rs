@@ -241,7 +241,7 @@ impl Auth {
                 review::access("SelfSubjectAccessReview", body, "", Some(user), decide)
             }
             ("selfsubjectrulesreviews", "") => review::rules(body, |namespace| {
-                (self.rules_for(user, namespace), user.node_name().is_some())
+                (self.rbac().rules_for(user, namespace), user.node_name().is_some())
             }),
             ("selfsubjectreviews", "") => review::who_am_i(body, user),
             (resource, _) => Err(Status::not_found(
@@ -346,14 +346,6 @@ impl Auth {
                 reason,
             },
         }
-    }
-
-    fn rules_for(&self, user: &UserInfo, namespace: &str) -> Vec<PolicyRule> {
-        let mut rules = self.rbac().rules_for(user, namespace);
-        if user.in_group(GROUP_MASTERS) {
-            rules.extend(PolicyRule::full_authority());
-        }
-        rules
     }
 
     fn rbac(&self) -> RwLockReadGuard<'_, RbacIndex> {

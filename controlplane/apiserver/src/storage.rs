@@ -25,12 +25,23 @@ pub const MAX_OBJECT_BYTES: usize = 3 << 19;
 pub struct Write {
     pub resource: ResourceId,
     pub key: Key,
-    /// The new canonical bytes; none removes the object.
-    pub bytes: Option<Bytes>,
+    pub change: WriteChange,
     /// The revision of the version that was read; none: the object must not exist.
     pub expect: Option<u64>,
-    /// Seconds since the Unix epoch after which the object goes by itself.
-    pub expires: Option<u32>,
+}
+
+/// What a write does to its object.
+#[derive(Clone, Debug)]
+pub enum WriteChange {
+    /// New canonical bytes, and the seconds since the Unix epoch after which the object goes by
+    /// itself.
+    Put {
+        bytes: Bytes,
+        expires: Option<u32>,
+    },
+    Remove,
+    /// Nothing; the others are made only if it is still what was read.
+    Check,
 }
 
 /// Why a write was not made.
@@ -113,7 +124,8 @@ impl Storage {
         for write in writes {
             batch = self.add(batch, write)?;
         }
-        if writes.iter().all(|w| is_relaxed(w.resource)) {
+        let relaxed = |w: &Write| is_relaxed(w.resource) || matches!(w.change, WriteChange::Check);
+        if writes.iter().all(relaxed) {
             batch = batch.relaxed();
         }
         match self.log.propose(batch).await {
@@ -134,9 +146,10 @@ impl Storage {
     fn add(&self, batch: Batch, write: &Write) -> Result<Batch, SealError> {
         let key = Bytes::from(log_key(write.resource, &write.key));
         let expect = write.expect.map_or(Expect::Absent, Expect::At);
-        let action = match &write.bytes {
-            None => store::Action::Delete,
-            Some(bytes) => {
+        let action = match &write.change {
+            WriteChange::Check => store::Action::Check,
+            WriteChange::Remove => store::Action::Delete,
+            WriteChange::Put { bytes, expires } => {
                 let value = if is_sealed(write.resource) {
                     self.sealer.seal(&key, bytes)?
                 } else {
@@ -144,7 +157,7 @@ impl Storage {
                 };
                 store::Action::Put {
                     value,
-                    expires: write.expires,
+                    expires: *expires,
                 }
             }
         };

@@ -6,21 +6,32 @@
 use api::{Doc, Status, status::Cause};
 
 use super::Admission;
-use crate::{call::Call, catalog::ResourceId};
+use crate::{
+    call::Call,
+    catalog::ResourceId,
+    storage::{Write, WriteChange},
+};
 
 const IMMORTAL: [&str; 3] = ["default", "kube-system", "kube-public"];
 
-pub fn lifecycle(admission: &Admission<'_>, doc: &Doc<'_>) -> Result<(), Status> {
+/// The check, and the condition that keeps it true until the write is made: else an object could be
+/// created behind the back of the controller that empties the namespace.
+pub fn lifecycle(admission: &Admission<'_>, doc: &Doc<'_>) -> Result<Option<Write>, Status> {
     let namespace = doc.namespace();
     if !admission.is_create() || !admission.row.namespaced {
-        return Ok(());
+        return Ok(None);
     }
     let namespaces = ResourceId::named("", "namespaces");
     let Some(object) = admission.call.server.cache().get(namespaces, "", namespace) else {
         return Err(Status::not_found("", "namespaces", namespace));
     };
     if !object.is_terminating() {
-        return Ok(());
+        return Ok(Some(Write {
+            resource: namespaces,
+            key: object.key.clone(),
+            change: WriteChange::Check,
+            expect: Some(object.revision),
+        }));
     }
     let text = format!(
         "unable to create new content in namespace {namespace} because it is being terminated"

@@ -18,7 +18,7 @@ use crate::{
     clock,
     present::{self, Answer},
     selection::Selection,
-    storage::Write,
+    storage::{Write, WriteChange},
 };
 
 const ORPHAN: &str = "orphan";
@@ -127,9 +127,14 @@ pub async fn delete_one(
         let write = Write {
             resource: id,
             key: old.key.clone(),
-            bytes: bytes.clone(),
+            change: match &bytes {
+                Some(bytes) => WriteChange::Put {
+                    bytes: bytes.clone(),
+                    expires: None,
+                },
+                None => WriteChange::Remove,
+            },
             expect: Some(old.revision),
-            expires: None,
         };
         let writes: Vec<Write> = std::iter::once(write).chain(extra).collect();
         if let Some(revision) = commit_writes(call, &writes).await? {
@@ -323,7 +328,7 @@ fn set_finalizers(doc: &mut Doc<'_>, options: &DeleteOptions) -> bool {
 }
 
 fn is_finalized_but_for_grace(doc: &Doc<'_>) -> bool {
-    !(doc.kind() == "Namespace" && !doc.list_at(&["spec", "finalizers"]).is_empty())
+    doc.kind() != "Namespace" || doc.list_at(&["spec", "finalizers"]).is_empty()
 }
 
 /// Port of `podStrategy.CheckGracefulDelete` (pkg/registry/core/pod/strategy.go).

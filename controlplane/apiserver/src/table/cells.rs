@@ -38,6 +38,7 @@ pub fn of(resource: &Resource) -> Option<Cells> {
         ("certificates.k8s.io", "certificatesigningrequests") => signing_request,
         ("coordination.k8s.io", "leases") => lease,
         ("discovery.k8s.io", "endpointslices") => endpoint_slice,
+        ("networking.k8s.io", "ipaddresses") => ip_address,
         ("networking.k8s.io", "networkpolicies") => network_policy,
         ("networking.k8s.io", "servicecidrs") => service_cidr,
         ("node.k8s.io", "runtimeclasses") => runtime_class,
@@ -95,6 +96,24 @@ fn lease(object: &Value, now: i64) -> Vec<Value> {
 fn network_policy(object: &Value, now: i64) -> Vec<Value> {
     let selector = selector_or_none(&object["spec"]["podSelector"]);
     vec![name(object), selector.into(), created(object, now)]
+}
+
+/// Has no age: upstream declares two columns.
+fn ip_address(object: &Value, _now: i64) -> Vec<Value> {
+    let parent = &object["spec"]["parentRef"];
+    if parent.is_null() {
+        return vec![name(object), NONE.into()];
+    }
+    let mut text = text_or(&parent["resource"], "").to_owned();
+    if let Some(group) = parent["group"].as_str().filter(|group| !group.is_empty()) {
+        text.push_str(&format!(".{group}"));
+    }
+    for part in ["namespace", "name"] {
+        if let Some(part) = parent[part].as_str().filter(|part| !part.is_empty()) {
+            text.push_str(&format!("/{part}"));
+        }
+    }
+    vec![name(object), text.to_lowercase().into()]
 }
 
 fn service_cidr(object: &Value, now: i64) -> Vec<Value> {
