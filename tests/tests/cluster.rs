@@ -44,6 +44,11 @@ struct Cluster {
 impl Cluster {
     /// A control plane with hollow nodes of these names.
     async fn with_nodes(names: &[&str]) -> Self {
+        let filter = tracing_subscriber::EnvFilter::from_default_env();
+        let _ = tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_test_writer()
+            .try_init();
         let dir = tempfile::tempdir().unwrap();
         let shutdown = CancellationToken::new();
         let config = controlplane::Config {

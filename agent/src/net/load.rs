@@ -93,8 +93,7 @@ impl Datapath {
         check_kernel()?;
         links::ensure_bpffs(dir)?;
         discard_unusable(dir, sizes)?;
-        let mut ebpf = load_maps(object, dir, sizes)?;
-        let programs = load_programs(&mut ebpf)?;
+        let programs = load_programs(object, dir, sizes)?;
         let clock = programs.get("clock").ok_or(LoadError::Missing("clock"))?;
         let tick_mult = tick::multiplier(clock.as_fd()).map_err(LoadError::Tick)?;
         let datapath = Self {
@@ -257,9 +256,31 @@ fn remove(path: &Path) -> Result<(), LoadError> {
     }
 }
 
-fn load_maps(object: &[u8], dir: &Path, sizes: &Sizes) -> Result<Ebpf, LoadError> {
+/// Loads without the verifier's log, which costs as much as verification itself; if a program is refused,
+/// again with it, to say why.
+fn load_programs(
+    object: &[u8],
+    dir: &Path,
+    sizes: &Sizes,
+) -> Result<BTreeMap<String, OwnedFd>, LoadError> {
+    let mut quiet = load_maps(object, dir, sizes, VerifierLogLevel::DISABLE)?;
+    match verify_programs(&mut quiet) {
+        Err(LoadError::Program { .. }) => {
+            let told = VerifierLogLevel::DEBUG | VerifierLogLevel::STATS;
+            verify_programs(&mut load_maps(object, dir, sizes, told)?)
+        }
+        done => done,
+    }
+}
+
+fn load_maps(
+    object: &[u8],
+    dir: &Path,
+    sizes: &Sizes,
+    log: VerifierLogLevel,
+) -> Result<Ebpf, LoadError> {
     let mut loader = EbpfLoader::new();
-    loader.verifier_log_level(VerifierLogLevel::DISABLE);
+    loader.verifier_log_level(log);
     for def in map::ALL {
         let name = match def.keep {
             Keep::Load => format!("{}_new", pin_name(def)),
@@ -275,7 +296,7 @@ fn load_maps(object: &[u8], dir: &Path, sizes: &Sizes) -> Result<Ebpf, LoadError
         .map_err(|error| LoadError::Object(Box::new(error)))
 }
 
-fn load_programs(ebpf: &mut Ebpf) -> Result<BTreeMap<String, OwnedFd>, LoadError> {
+fn verify_programs(ebpf: &mut Ebpf) -> Result<BTreeMap<String, OwnedFd>, LoadError> {
     let mut programs = BTreeMap::new();
     for (name, program) in ebpf.programs_mut() {
         let failed = |source| LoadError::Program {

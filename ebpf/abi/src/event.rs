@@ -171,6 +171,12 @@ pub enum Tail {
     UplinkOutNew6 = 11,
     Reject4 = 12,
     Reject6 = 13,
+    Probe4 = 14,
+    Probe6 = 15,
+    Begin4 = 16,
+    Begin6 = 17,
+    Judge4 = 18,
+    Judge6 = 19,
 }
 
 impl Tail {
@@ -190,11 +196,17 @@ impl Tail {
         (Self::UplinkOutNew6, "uplink_out_new_6"),
         (Self::Reject4, "reject_4"),
         (Self::Reject6, "reject_6"),
+        (Self::Probe4, "probe_4"),
+        (Self::Probe6, "probe_6"),
+        (Self::Begin4, "begin_4"),
+        (Self::Begin6, "begin_6"),
+        (Self::Judge4, "judge_4"),
+        (Self::Judge6, "judge_6"),
     ];
 }
 
 /// Slots of `tail`.
-pub const TAILS: u32 = 16;
+pub const TAILS: u32 = 32;
 
 /// One record of `events`: a new flow or a drop. Addresses of IPv4 are v4-mapped.
 #[repr(C)]

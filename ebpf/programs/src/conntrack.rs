@@ -15,6 +15,17 @@ pub enum Found<A: Addr> {
     Look,
 }
 
+/// What the slow half finds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Known {
+    /// Act as `room.value` says now.
+    Go,
+    /// Decide anew.
+    New,
+    /// Judge it again first, in the program that does.
+    Judge,
+}
+
 /// The fast half: an entry that needs nothing but, at most, its state noted.
 #[inline(always)]
 pub fn fast<A: Family, K: Kernel<A>>(k: &mut K, packet: &Packet<A>, iif: u32) -> Found<A> {
@@ -92,7 +103,7 @@ pub fn expired<A: Family>(proto: u8, value: &CtValue<A>, now: u32) -> bool {
 }
 
 /// The slow half: an entry that may have to be refreshed, judged again, or given up.
-/// True: act as `room.value` says now; false: decide anew.
+/// Only the program that `judges` asks policy.
 #[inline(always)]
 pub fn slow<A: Family, K: Kernel<A>>(
     k: &mut K,
@@ -100,15 +111,16 @@ pub fn slow<A: Family, K: Kernel<A>>(
     iif: u32,
     cfg: &Cfg,
     room: &mut Scratch<A>,
-) -> Result<bool, Outcome> {
+    judges: bool,
+) -> Result<Known, Outcome> {
     let Some(entry) = k.ct_find(&packet.key) else {
-        return Ok(false);
+        return Ok(Known::New);
     };
     room.value = k.ct_read(entry);
     let value = &mut room.value;
     let now = kernel::seconds(k.jiffies(), cfg);
     if value.iif != iif || !keeps(k, packet, value, now) {
-        return Ok(false);
+        return Ok(Known::New);
     }
     room.back_key = packet.key.partner(value);
     if value.flags & (CT_PICKUP | CT_REPLY) == CT_PICKUP | CT_REPLY
@@ -123,6 +135,9 @@ pub fn slow<A: Family, K: Kernel<A>>(
     }
     let current = epochs(k, value);
     if value.epochs != current {
+        if !judges {
+            return Ok(Known::Judge);
+        }
         if let Err(outcome) = judge_again(k, packet, value) {
             k.ct_delete(&packet.key);
             k.ct_delete(&room.back_key);
@@ -139,11 +154,11 @@ pub fn slow<A: Family, K: Kernel<A>>(
     }
     value.seen = now;
     k.ct_note(entry, now, value.flags, value.state);
-    let kept = refresh_partner(k, packet, room, cfg);
-    if !kept {
-        k.ct_delete(&packet.key);
+    if refresh_partner(k, packet, room, cfg) {
+        return Ok(Known::Go);
     }
-    Ok(kept)
+    k.ct_delete(&packet.key);
+    Ok(Known::New)
 }
 
 /// Whether the packet continues the entry's flow (instead of beginning a new one).

@@ -1,13 +1,17 @@
 //! The attachment points, one file each; here is what they share: ending a packet, and beginning a flow.
 
 use abi::conntrack::*;
-use abi::{Addr, Cfg, CtValue, Deliver, Event, Hook, Outcome, Port};
+use abi::{Addr, Cfg, CtValue, Event, Hook, Outcome, Port};
 
-use crate::packet::{self, Family, Packet, is_syn};
-use crate::{Kernel, Report, Verdict, conntrack, deliver, kernel, policy, snat};
+use crate::conntrack::Known;
+use crate::packet::{self, Family, Packet};
+use crate::{Kernel, Report, Verdict, conntrack, deliver, kernel};
 
+pub mod begin;
+pub mod judge;
 pub mod pod_in;
 pub mod pod_out;
+pub mod probe;
 pub mod uplink_in;
 pub mod uplink_out;
 
@@ -20,6 +24,12 @@ pub enum Next<A> {
     Slow,
     /// Call the program that answers with a RST or an ICMP error.
     Reject,
+    /// Call the program that judges and begins the flow in the scratch room.
+    Begin,
+    /// Call the program that judges a living flow again.
+    Judge,
+    /// Call the program that searches a free source port for the flow in the scratch room.
+    Probe,
 }
 
 /// A new flow, as far as its hook knows it.
@@ -31,13 +41,33 @@ pub struct Begin<A> {
     pub src: A,
     pub src_ep: u16,
     pub dst_ep: u16,
-    pub deliver: Deliver,
     pub out: u32,
     pub iif: u32,
     pub be_ix: u32,
     pub flags: u16,
-    /// Ask policy (not for traffic with the node itself).
-    pub judged: bool,
+    /// [`Deliver`].
+    pub deliver: u8,
+    /// Not to be asked about by policy: traffic with the node itself.
+    pub exempt: u8,
+}
+
+impl<A: Addr> Begin<A> {
+    /// To nowhere.
+    pub fn empty() -> Self {
+        Self {
+            dst: A::UNSPECIFIED,
+            dst_port: Port(0),
+            src: A::UNSPECIFIED,
+            src_ep: 0,
+            dst_ep: 0,
+            out: 0,
+            iif: 0,
+            be_ix: 0,
+            flags: 0,
+            deliver: 0,
+            exempt: 0,
+        }
+    }
 }
 
 /// Ends a packet that an entry or a rule lets through.
@@ -131,54 +161,46 @@ pub fn known<A: Family, K: Kernel<A>>(
     cfg: &Cfg,
 ) -> Result<Option<Next<A>>, Outcome> {
     let room = k.scratch().ok_or(Outcome::Internal)?;
-    if !conntrack::slow(k, packet, iif, cfg, room)? {
-        return Ok(None);
+    match conntrack::slow(k, packet, iif, cfg, room, false)? {
+        Known::Go => Ok(Some(forward(
+            k,
+            hook,
+            Outcome::Forwarded,
+            packet,
+            &room.value,
+        ))),
+        Known::Judge => {
+            room.hook = hook as u8;
+            Ok(Some(Next::Judge))
+        }
+        Known::New => Ok(None),
     }
-    Ok(Some(forward(
-        k,
-        hook,
-        Outcome::Forwarded,
-        packet,
-        &room.value,
-    )))
 }
 
-/// Judges a new flow, creates both entries (the reverse one first) and sends the packet on.
+/// Hands a new flow to the program that judges it and creates its entries.
 #[inline(always)]
-pub fn begin<A: Family, K: Kernel<A>>(
+pub fn begin<A: Family, K: Kernel<A>>(k: &mut K, hook: Hook, begin: &Begin<A>) -> Decision<A> {
+    let room = k.scratch().ok_or(Outcome::Internal)?;
+    room.hook = hook as u8;
+    room.begin = *begin;
+    Ok(Next::Begin)
+}
+
+/// Writes the flow's own entry and sends its first packet on.
+#[inline(always)]
+pub fn complete<A: Family, K: Kernel<A>>(
     k: &mut K,
     hook: Hook,
+    outcome: Outcome,
     packet: &Packet<A>,
-    begin: &Begin<A>,
-    cfg: &Cfg,
+    value: &CtValue<A>,
 ) -> Decision<A> {
-    if begin.judged {
-        policy::judge(
-            k,
-            &policy::Question {
-                src: packet.key.src,
-                dst: begin.dst,
-                dst_port: begin.dst_port,
-                proto: packet.key.proto,
-                src_ep: begin.src_ep,
-                dst_ep: begin.dst_ep,
-            },
-        )?;
-    }
-    let picked_up = packet.key.proto == abi::PROTO_TCP && !is_syn(packet);
-    let room = k.scratch().ok_or(Outcome::Internal)?;
-    entry(k, packet, begin, cfg, picked_up, &mut room.value);
-    snat::claim(k, packet, room, cfg)?;
-    let value = &room.value;
     if !own_entry(k, packet, value) {
         return Err(Outcome::ConntrackFull);
     }
-    let outcome = if picked_up {
-        Outcome::PickedUp
-    } else {
-        Outcome::NewFlow
-    };
-    if cfg.flags & abi::CFG_EVENTS_FLOWS != 0 {
+    if let Some(cfg) = k.cfg()
+        && cfg.flags & abi::CFG_EVENTS_FLOWS != 0
+    {
         let report = Report {
             nat_dst: value.dst,
             nat_dst_port: value.dst_port,
@@ -188,50 +210,6 @@ pub fn begin<A: Family, K: Kernel<A>>(
         k.event(hook, outcome, packet, &report);
     }
     Ok(forward(k, hook, outcome, packet, value))
-}
-
-#[inline(always)]
-fn entry<A: Family, K: Kernel<A>>(
-    k: &K,
-    packet: &Packet<A>,
-    begin: &Begin<A>,
-    cfg: &Cfg,
-    picked_up: bool,
-    value: &mut CtValue<A>,
-) {
-    let mut flags = begin.flags;
-    if begin.src != packet.key.src
-        || begin.dst != packet.key.dst
-        || begin.dst_port != packet.key.dst_port
-    {
-        flags |= CT_REWRITE;
-    }
-    if picked_up {
-        flags |= CT_PICKUP;
-    }
-    *value = CtValue {
-        src: begin.src,
-        dst: begin.dst,
-        src_port: packet.key.src_port,
-        dst_port: begin.dst_port,
-        out: begin.out,
-        iif: begin.iif,
-        src_ep: begin.src_ep,
-        dst_ep: begin.dst_ep,
-        epochs: 0,
-        be_ix: begin.be_ix,
-        seen: kernel::seconds(k.jiffies(), cfg),
-        be_gen: if begin.be_ix == 0 {
-            0
-        } else {
-            k.live(begin.be_ix)
-        },
-        flags,
-        deliver: begin.deliver as u8,
-        state: conntrack::first_state(packet.key.proto, packet.flags),
-        reserved: [0; 4],
-    };
-    value.epochs = conntrack::epochs(k, value);
 }
 
 /// Writes the entry of the direction the packet came from.

@@ -1,5 +1,5 @@
 //! What packet logic needs of its surroundings: bytes of one packet, maps, time. Implemented by the
-//! socket buffer of the kernel (`bpf/skb.rs`) and by a machine in memory (`fake.rs`). No policy here.
+//! socket buffer of the kernel (`bpf/skb.rs`) and by a machine in memory (the datapath tests). No policy here.
 
 use abi::conntrack::{CtKey, CtValue};
 use abi::{
@@ -8,6 +8,7 @@ use abi::{
 };
 use bytemuck::Pod;
 
+use crate::hooks::Begin;
 use crate::packet::Packet;
 
 /// What becomes of a packet.
@@ -43,6 +44,33 @@ pub struct Scratch<A: Addr> {
     /// Key and entry of the other direction.
     pub back_key: CtKey<A>,
     pub back: CtValue<A>,
+    /// Where a new flow goes, for the program that begins it.
+    pub begin: Begin<A>,
+    /// Hook and outcome of the flow, for the program that goes on with it.
+    pub hook: u8,
+    pub outcome: u8,
+    pub reserved: [u8; 6],
+}
+
+impl<A: Addr> Scratch<A> {
+    /// Empty, as map memory is in the beginning.
+    pub fn empty() -> Self {
+        Self {
+            value: bytemuck::Zeroable::zeroed(),
+            back_key: bytemuck::Zeroable::zeroed(),
+            back: bytemuck::Zeroable::zeroed(),
+            begin: Begin::empty(),
+            hook: 0,
+            outcome: 0,
+            reserved: [0; 6],
+        }
+    }
+}
+
+/// One round of a bounded search.
+pub trait Step<K> {
+    /// True: it is over.
+    fn step(&mut self, k: &mut K, i: u32) -> bool;
 }
 
 /// The machine, as seen by the program handling one packet of family `A`.
@@ -81,6 +109,11 @@ pub trait Kernel<A: Addr> {
     // --- time ---
 
     fn jiffies(&self) -> u64;
+
+    /// Calls `step` up to `n` times, until it is over.
+    fn repeat<S: Step<Self>>(&mut self, n: u32, step: &mut S)
+    where
+        Self: Sized;
 
     /// Room of this CPU, in use by one program at a time.
     fn scratch(&mut self) -> Option<&'static mut Scratch<A>>;

@@ -1,7 +1,7 @@
 //! Packet logic of the BPF programs, in the order a packet passes it: `packet` (parse, rewrite,
 //! checksums) → `conntrack` → `service` → `policy` → `snat` → `deliver`. Everything is generic over the
 //! address family and over [`Kernel`], the few things logic needs of the machine it runs on, so that
-//! the same code runs in the kernel and, against [`fake`], in tests on the host.
+//! the same code runs in the kernel and, on a machine in memory, in tests on the host.
 //!
 //! `hooks` puts the steps together, one file per attachment point. Each program is two halves: `fast`
 //! (parse, one conntrack lookup, rewrite, deliver) and, behind a tail call, `slow` (everything that is
@@ -10,8 +10,6 @@
 
 pub mod conntrack;
 pub mod deliver;
-#[cfg(feature = "fake")]
-pub mod fake;
 mod hash;
 pub mod hooks;
 mod kernel;
@@ -22,4 +20,4 @@ pub mod service;
 pub mod snat;
 pub mod socket;
 
-pub use kernel::{Kernel, Report, Scratch, Verdict};
+pub use kernel::{Kernel, Report, Scratch, Step, Verdict};

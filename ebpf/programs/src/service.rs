@@ -6,20 +6,49 @@ use abi::{BeKey, BeValue, FeKey, FeValue, List, Outcome, Port};
 use crate::packet::Family;
 use crate::{Kernel, hash};
 
-/// What a frontend says.
+/// What a lookup found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Lookup {
+pub enum Found {
     /// No service has this address and port.
-    None,
+    Nothing,
     /// Served by a local socket.
     Socket,
     /// A service port.
-    Port(FeValue),
+    Port,
     /// The VIP lives, this port does not.
     NoSuchPort,
 }
 
-/// Looks a destination up; `node_address` also tries the frontends without an address (NodePort).
+/// What a frontend says. `fe` is all zeroes unless a port was found: an enum with the value inside leaves
+/// bytes undefined, which the compiler may copy and the verifier then refuses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lookup {
+    pub found: Found,
+    pub fe: FeValue,
+}
+
+impl Lookup {
+    const fn without(found: Found) -> Self {
+        Self {
+            found,
+            fe: FeValue {
+                svc_id: 0,
+                flags: 0,
+                reserved: 0,
+            },
+        }
+    }
+
+    /// A service port.
+    pub const fn port(fe: FeValue) -> Self {
+        Self {
+            found: Found::Port,
+            fe,
+        }
+    }
+}
+
+/// Looks a destination up.
 #[inline(always)]
 pub fn frontend<A: Family, K: Kernel<A>>(
     k: &K,
@@ -35,19 +64,19 @@ pub fn frontend<A: Family, K: Kernel<A>>(
         scope,
     };
     if let Some(fe) = k.frontend(&key) {
-        return if fe.flags & FE_SOCKET != 0 {
-            Lookup::Socket
-        } else {
-            Lookup::Port(fe)
-        };
+        if fe.flags & FE_SOCKET != 0 {
+            return Lookup::without(Found::Socket);
+        }
+        return Lookup::port(fe);
     }
     key.port = Port(0);
     key.proto = 0;
-    if k.frontend(&key).is_some() {
-        Lookup::NoSuchPort
+    let marked = k.frontend(&key).is_some();
+    Lookup::without(if marked {
+        Found::NoSuchPort
     } else {
-        Lookup::None
-    }
+        Found::Nothing
+    })
 }
 
 /// Looks a NodePort (or hostPort) up.

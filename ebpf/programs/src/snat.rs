@@ -7,46 +7,96 @@ use abi::limits::SNAT_PROBES;
 use abi::{Cfg, Outcome, PROTO_SCTP, Port, TcpState};
 
 use crate::packet::{Family, Packet};
-use crate::{Kernel, Scratch, conntrack, hash, kernel};
+use crate::{Kernel, Scratch, Step, conntrack, hash, kernel};
 
-/// Creates the reverse entry of `room.value`, changing its source port if need be.
+/// The first attempt: the tuple as it is or, for a source that is to be translated, the port the hash
+/// says. False: it is taken, probe further.
 #[inline(always)]
 pub fn claim<A: Family, K: Kernel<A>>(
     k: &mut K,
     packet: &Packet<A>,
     room: &mut Scratch<A>,
     cfg: &Cfg,
-) -> Result<(), Outcome> {
-    let range = (cfg.snat_hi as u32 + 1).saturating_sub(cfg.snat_lo as u32);
-    let start = hash::scale(hash::flow(&packet.key, cfg.secret), range);
+) -> Result<bool, Outcome> {
     let now = kernel::seconds(k.jiffies(), cfg);
-    // The first round tries the tuple as it is, unless its source is to be translated.
-    let mut i = if room.value.flags & CT_SNAT == 0 {
-        0
-    } else {
-        1
-    };
-    while i <= SNAT_PROBES {
-        if i > 0 {
-            if packet.key.proto == PROTO_SCTP {
-                return Err(Outcome::SnatProtocol);
-            }
-            let mut offset = start + i - 1;
-            if offset >= range {
-                offset -= range;
-            }
-            room.value.flags |= CT_SNAT | CT_REWRITE;
-            room.value.src_port = Port::new((cfg.snat_lo as u32 + offset) as u16);
-            if packet.key.proto == A::ICMP {
-                room.value.dst_port = room.value.src_port;
-            }
-        }
-        if attempt(k, packet, room, cfg, now) {
-            return Ok(());
-        }
-        i += 1;
+    if room.value.flags & CT_SNAT != 0 {
+        translate(packet, room, cfg, 0)?;
     }
-    Err(Outcome::SnatExhausted)
+    Ok(attempt(k, packet, room, cfg, now))
+}
+
+/// Tries one port after the other.
+#[inline(always)]
+pub fn probe<A: Family, K: Kernel<A>>(
+    k: &mut K,
+    packet: &Packet<A>,
+    room: &mut Scratch<A>,
+    cfg: &Cfg,
+) -> Result<(), Outcome> {
+    room.value.flags |= CT_SNAT | CT_REWRITE;
+    let now = kernel::seconds(k.jiffies(), cfg);
+    let mut search = Search {
+        packet,
+        room,
+        cfg,
+        now,
+        ended: Some(Outcome::SnatExhausted),
+    };
+    k.repeat(SNAT_PROBES, &mut search);
+    match search.ended {
+        None => Ok(()),
+        Some(outcome) => Err(outcome),
+    }
+}
+
+/// The search for a free port, one probe per step.
+struct Search<'a, A: Family> {
+    packet: &'a Packet<A>,
+    room: &'a mut Scratch<A>,
+    cfg: &'a Cfg,
+    now: u32,
+    ended: Option<Outcome>,
+}
+
+impl<A: Family, K: Kernel<A>> Step<K> for Search<'_, A> {
+    #[inline(always)]
+    fn step(&mut self, k: &mut K, i: u32) -> bool {
+        if let Err(outcome) = translate(self.packet, self.room, self.cfg, i) {
+            self.ended = Some(outcome);
+            return true;
+        }
+        let found = attempt(k, self.packet, self.room, self.cfg, self.now);
+        if found {
+            self.ended = None;
+        }
+        found
+    }
+}
+
+/// Sets the source port of the `i`th probe.
+#[inline(always)]
+fn translate<A: Family>(
+    packet: &Packet<A>,
+    room: &mut Scratch<A>,
+    cfg: &Cfg,
+    i: u32,
+) -> Result<(), Outcome> {
+    if packet.key.proto == PROTO_SCTP {
+        return Err(Outcome::SnatProtocol);
+    }
+    let range = (cfg.snat_hi as u32 + 1).saturating_sub(cfg.snat_lo as u32);
+    if i >= range {
+        return Err(Outcome::SnatExhausted);
+    }
+    let mut offset = hash::scale(hash::flow(&packet.key, cfg.secret), range) + i;
+    if offset >= range {
+        offset -= range;
+    }
+    room.value.src_port = Port::new((cfg.snat_lo as u32 + offset) as u16);
+    if packet.key.proto == A::ICMP {
+        room.value.dst_port = room.value.src_port;
+    }
+    Ok(())
 }
 
 /// Creates the reverse entry unless a living flow of someone else owns it.

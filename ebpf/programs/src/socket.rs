@@ -6,7 +6,7 @@ use abi::service::SCOPE_INTERNAL;
 use abi::{BeValue, Cfg, Outcome, Port, SockKey, SockValue};
 
 use crate::packet::Family;
-use crate::service::Lookup;
+use crate::service::Found;
 use crate::{Kernel, hash, service};
 
 /// A socket call about to go to an address.
@@ -35,10 +35,11 @@ pub fn translate<A: Family, K: Sockets<A>>(
     connected: bool,
 ) -> Result<Option<(A, Port)>, Outcome> {
     let Some(cfg) = k.cfg() else { return Ok(None) };
-    let fe = match service::frontend(k, call.addr, call.port, call.proto, SCOPE_INTERNAL) {
-        Lookup::Port(fe) => fe,
-        Lookup::Socket => return Ok(None),
-        Lookup::NoSuchPort | Lookup::None => match own_node_port(k, call, cfg) {
+    let lookup = service::frontend(k, call.addr, call.port, call.proto, SCOPE_INTERNAL);
+    let fe = match lookup.found {
+        Found::Port => lookup.fe,
+        Found::Socket => return Ok(None),
+        Found::NoSuchPort | Found::Nothing => match own_node_port(k, call, cfg) {
             Some(fe) => fe,
             None => return Ok(None),
         },

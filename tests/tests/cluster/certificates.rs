@@ -17,11 +17,16 @@ async fn ask(client: &Client, signer: &str, purpose: &str, user: (&str, &str), n
     let mut params = CertificateParams::new(names).unwrap();
     params.distinguished_name = DistinguishedName::new();
     params.distinguished_name.push(DnType::CommonName, user.0);
-    params.distinguished_name.push(DnType::OrganizationName, user.1);
+    params
+        .distinguished_name
+        .push(DnType::OrganizationName, user.1);
     let key = KeyPair::generate().unwrap();
     let pem = params.serialize_request(&key).unwrap().pem().unwrap();
     let request = CertificateSigningRequest {
-        metadata: ObjectMeta { name: Some("r".to_owned()), ..ObjectMeta::default() },
+        metadata: ObjectMeta {
+            name: Some("r".to_owned()),
+            ..ObjectMeta::default()
+        },
         spec: CertificateSigningRequestSpec {
             request: ByteString(pem.into_bytes()),
             signer_name: format!("kubernetes.io/{signer}"),
@@ -37,7 +42,10 @@ async fn ask(client: &Client, signer: &str, purpose: &str, user: (&str, &str), n
 async fn signed(cluster: &Cluster) -> String {
     let all = Api::<CertificateSigningRequest>::all(cluster.client.clone());
     let request = until_one("a certificate", all, "r", |request| {
-        request.status.as_ref().is_some_and(|s| s.certificate.is_some())
+        request
+            .status
+            .as_ref()
+            .is_some_and(|s| s.certificate.is_some())
     })
     .await;
     String::from_utf8(request.status.unwrap().certificate.unwrap().0).unwrap()
@@ -48,7 +56,14 @@ async fn a_joining_node_gets_a_serving_certificate_for_its_own_address() {
     let cluster = Cluster::with_nodes(&[]).await;
     let node = cluster.running.client_of_node("n");
     let user = ("system:node:n", "system:nodes");
-    ask(&node, "kubelet-serving", "server auth", user, &["n", "10.0.0.9"]).await;
+    ask(
+        &node,
+        "kubelet-serving",
+        "server auth",
+        user,
+        &["n", "10.0.0.9"],
+    )
+    .await;
     assert!(signed(&cluster).await.contains("BEGIN CERTIFICATE"));
     cluster.stop().await;
 }
@@ -68,7 +83,14 @@ async fn a_node_renews_its_own_client_certificate() {
     let cluster = Cluster::with_nodes(&[]).await;
     let node = cluster.running.client_of_node("n");
     let user = ("system:node:n", "system:nodes");
-    ask(&node, "kube-apiserver-client-kubelet", "client auth", user, &[]).await;
+    ask(
+        &node,
+        "kube-apiserver-client-kubelet",
+        "client auth",
+        user,
+        &[],
+    )
+    .await;
     assert!(signed(&cluster).await.contains("BEGIN CERTIFICATE"));
     cluster.stop().await;
 }

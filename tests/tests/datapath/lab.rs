@@ -32,6 +32,11 @@ pub const NODE_IX: u32 = 1;
 impl Lab {
     /// A node with an uplink to an outside namespace, programs loaded and attached to the uplink.
     pub fn new(name: &str) -> Self {
+        Self::with_sizes(name, &small())
+    }
+
+    /// As [`Self::new`], with other sizes of maps.
+    pub fn with_sizes(name: &str, sizes: &Sizes) -> Self {
         let name = format!("wl-bpf-{name}");
         let dir = std::env::temp_dir().join(format!("{name}-bpffs"));
         let node = format!("{name}-n");
@@ -57,7 +62,7 @@ impl Lab {
         sysctl(&node, "net.ipv4.conf.uplink.rp_filter=0");
         let _ = Datapath::remove_all(&dir);
         let object = std::fs::read(xtask::bpf::build(true).expect("BPF object")).expect("object");
-        let datapath = Datapath::load_object(&object, &dir, &small()).expect("programs load");
+        let datapath = Datapath::load_object(&object, &dir, sizes).expect("programs load");
         let maps = datapath.maps().expect("maps");
         let mut lab = Self {
             name,

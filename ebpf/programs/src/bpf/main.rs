@@ -3,10 +3,13 @@
 #![no_std]
 #![no_main]
 
+mod begin;
 mod clock;
+mod judge;
 mod maps;
 mod pod_in;
 mod pod_out;
+mod probe;
 mod reject;
 mod skb;
 mod sock;

@@ -8,7 +8,7 @@ use aya_ebpf::bindings::{__sk_buff, BPF_NOEXIST, BPF_RB_NO_WAKEUP, bpf_redir_nei
 use aya_ebpf::helpers::generated as helper;
 use programs::hooks::{self, Next};
 use programs::packet::{self, Family, Packet};
-use programs::{Kernel, Report, Scratch, Verdict};
+use programs::{Kernel, Report, Scratch, Step, Verdict};
 
 use super::maps::{self, FamilyMaps, PolxData};
 
@@ -70,14 +70,14 @@ impl<A: Family + FamilyMaps> Skb<A> {
     /// Ends the program as the logic decided.
     #[inline(always)]
     pub fn end(mut self, hook: Hook, next: Next<A>, slow: Tail) -> i32 {
-        let reject = if A::FAMILY == FAMILY_V4 {
-            Tail::Reject4
-        } else {
-            Tail::Reject6
-        };
+        let v4 = A::FAMILY == FAMILY_V4;
+        let then = |four, six| tail(self.skb, hook, if v4 { four } else { six });
         match next {
             Next::Slow => tail(self.skb, hook, slow),
-            Next::Reject => tail(self.skb, hook, reject),
+            Next::Reject => then(Tail::Reject4, Tail::Reject6),
+            Next::Begin => then(Tail::Begin4, Tail::Begin6),
+            Next::Judge => then(Tail::Judge4, Tail::Judge6),
+            Next::Probe => then(Tail::Probe4, Tail::Probe6),
             Next::Done(Verdict::Pass) => TC_ACT_OK,
             Next::Done(Verdict::Drop) => TC_ACT_SHOT,
             // SAFETY: the helper checks the interface.
@@ -154,6 +154,18 @@ fn add(index: u32, more: u64) {
         *packets += 1;
         *bytes += more;
     }
+}
+
+/// What a round of `bpf_loop` gets.
+struct Round<'a, K, S> {
+    kernel: &'a mut K,
+    step: &'a mut S,
+}
+
+extern "C" fn round<K, S: Step<K>>(i: u32, at: *mut Round<'_, K, S>) -> i64 {
+    // SAFETY: the helper passes on the pointer `repeat` gave it, during that call.
+    let Round { kernel, step } = unsafe { &mut *at };
+    i64::from(step.step(kernel, i))
 }
 
 /// A found entry: where it lies in the map.
@@ -295,6 +307,17 @@ impl<A: Family + FamilyMaps> Kernel<A> for Skb<A> {
     fn jiffies(&self) -> u64 {
         // SAFETY: the helper takes no argument.
         unsafe { helper::bpf_jiffies64() }
+    }
+
+    #[inline(always)]
+    fn repeat<S: Step<Self>>(&mut self, n: u32, step: &mut S) {
+        let mut rounds = Round { kernel: self, step };
+        let callback = round::<Self, S> as *mut core::ffi::c_void;
+        // SAFETY: the callback has the signature the helper calls, and its argument lives on the stack
+        // during the call. Linux 5.17.
+        unsafe {
+            helper::bpf_loop(n, callback, core::ptr::from_mut(&mut rounds).cast(), 0);
+        }
     }
 
     #[inline(always)]

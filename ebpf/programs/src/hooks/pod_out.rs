@@ -8,7 +8,7 @@ use abi::{
 
 use super::{Begin, Decision, Next};
 use crate::packet::{self, Family, Kind, Packet};
-use crate::service::Lookup;
+use crate::service::Found;
 use crate::{Kernel, hash, service};
 
 const HOOK: Hook = Hook::PodOut;
@@ -65,7 +65,7 @@ fn decide<A: Family, K: Kernel<A>>(k: &mut K, packet: &Packet<A>) -> Decision<A>
     }
     match target(k, packet, src_ep, cfg)? {
         Target::Stack => Ok(super::pass(k, HOOK, Outcome::ToHost)),
-        Target::Flow(begin) => super::begin(k, HOOK, packet, &begin, cfg),
+        Target::Flow(begin) => super::begin(k, HOOK, &begin),
     }
 }
 
@@ -95,17 +95,18 @@ fn target<A: Family, K: Kernel<A>>(
     cfg: &Cfg,
 ) -> Result<Target<A>, Outcome> {
     let key = &packet.key;
-    match service::frontend(k, key.dst, key.dst_port, key.proto, SCOPE_INTERNAL) {
-        Lookup::Port(fe) => return to_service(k, packet, src_ep, &fe, cfg).map(Target::Flow),
-        Lookup::Socket => return Ok(Target::Stack),
-        Lookup::NoSuchPort => {
+    let lookup = service::frontend(k, key.dst, key.dst_port, key.proto, SCOPE_INTERNAL);
+    match lookup.found {
+        Found::Port => return to_service(k, packet, src_ep, &lookup.fe, cfg).map(Target::Flow),
+        Found::Socket => return Ok(Target::Stack),
+        Found::NoSuchPort => {
             // The VIP may also be an address of the node.
             return match k.local(&key.dst) {
                 Some(local) if local.ep_ix == 0 => Ok(Target::Stack),
                 _ => Err(Outcome::NoSuchPort),
             };
         }
-        Lookup::None => {}
+        Found::Nothing => {}
     }
     if let Some(local) = k.local(&key.dst) {
         if local.ep_ix == 0 {
@@ -172,10 +173,10 @@ fn to_host_network<A: Family, K: Kernel<A>>(
 ) -> Begin<A> {
     let mut begin = base(k, backend.addr, backend.port, src_ep, packet);
     if backend.node as u32 == cfg.node_ix {
-        begin.deliver = Deliver::Host;
-        begin.judged = false;
+        begin.deliver = Deliver::Host as u8;
+        begin.exempt = 1;
     } else {
-        begin.deliver = Deliver::Node;
+        begin.deliver = Deliver::Node as u8;
         begin.out = backend.node as u32;
     }
     begin
@@ -194,13 +195,13 @@ fn to_address<A: Family, K: Kernel<A>>(
     let mut begin = base(k, dst, dst_port, src_ep, packet);
     if let Some(local) = k.local(&dst) {
         if local.ep_ix == 0 {
-            begin.deliver = Deliver::Host;
-            begin.judged = false;
+            begin.deliver = Deliver::Host as u8;
+            begin.exempt = 1;
             return Ok(begin);
         }
         let ep = k.endpoint(local.ep_ix).ok_or(Outcome::NoSuchPod)?;
         begin.dst_ep = local.ep_ix as u16;
-        begin.deliver = Deliver::Pod;
+        begin.deliver = Deliver::Pod as u8;
         begin.out = ep.ifindex;
         return Ok(begin);
     }
@@ -211,12 +212,12 @@ fn to_address<A: Family, K: Kernel<A>>(
         if node == cfg.node_ix {
             return Err(Outcome::NoSuchPod);
         }
-        begin.deliver = Deliver::Node;
+        begin.deliver = Deliver::Node as u8;
         begin.out = node;
     } else if kind == NetKind::Services as u8 {
         return Err(Outcome::NoSuchService);
     } else {
-        begin.deliver = Deliver::World;
+        begin.deliver = Deliver::World as u8;
         begin.out = cfg.uplink;
         if kind == NetKind::World as u8 {
             begin.src = A::node_ip(cfg);
@@ -243,12 +244,12 @@ fn base<A: Family, K: Kernel<A>>(
         src: packet.key.src,
         src_ep,
         dst_ep: 0,
-        deliver: Deliver::World,
+        deliver: Deliver::World as u8,
         out: 0,
         iif: k.ifindex(),
         be_ix: 0,
         flags: 0,
-        judged: true,
+        exempt: 0,
     }
 }
 

@@ -10,7 +10,7 @@ use abi::{
 
 use super::{Begin, Decision, Next};
 use crate::packet::{self, Family, Kind, Packet};
-use crate::service::Lookup;
+use crate::service::{Found, Lookup};
 use crate::{Kernel, hash, service};
 
 const HOOK: Hook = Hook::UplinkIn;
@@ -81,22 +81,24 @@ fn decide<A: Family, K: Kernel<A>>(k: &mut K, packet: &Packet<A>) -> Decision<A>
             _ => Ok(super::pass(k, HOOK, Outcome::NotOurs)),
         };
     }
-    let begin = match (frontend(k, packet, to_host, cfg), local) {
-        (Lookup::Port(fe), _) => to_backend(k, packet, &fe, cfg)?,
-        (Lookup::NoSuchPort, local) if !to_host && local.is_none() => {
-            return Err(Outcome::NoSuchPort);
-        }
-        (_, Some(local)) if local.ep_ix != 0 => to_pod(k, packet, local.ep_ix)?,
-        (_, local) => {
-            not_ours(k, packet, local.is_some(), cfg)?;
-            return Ok(super::pass(k, HOOK, Outcome::NotOurs));
-        }
+    let lookup = frontend(k, packet, to_host, cfg);
+    let begin = if lookup.found == Found::Port {
+        to_backend(k, packet, &lookup.fe, cfg)?
+    } else if let Some(local) = local
+        && local.ep_ix != 0
+    {
+        to_pod(k, packet, local.ep_ix)?
+    } else if lookup.found == Found::NoSuchPort && !to_host {
+        return Err(Outcome::NoSuchPort);
+    } else {
+        not_ours(k, packet, to_host, cfg)?;
+        return Ok(super::pass(k, HOOK, Outcome::NotOurs));
     };
     // Nobody outside has the address of one of our pods.
     if k.local(&packet.key.src).is_some() {
         return Err(Outcome::Spoofed);
     }
-    super::begin(k, HOOK, packet, &begin, cfg)
+    super::begin(k, HOOK, &begin)
 }
 
 #[inline(always)]
@@ -107,19 +109,17 @@ fn frontend<A: Family, K: Kernel<A>>(
     cfg: &Cfg,
 ) -> Lookup {
     let key = &packet.key;
-    if packet.key.proto == A::ICMP {
-        return Lookup::None;
-    }
     let exact = service::frontend(k, key.dst, key.dst_port, key.proto, SCOPE_EXTERNAL);
-    if matches!(exact, Lookup::Port(_) | Lookup::Socket) || !to_host {
+    if matches!(exact.found, Found::Port | Found::Socket) || !to_host {
         return exact;
     }
     let port = key.dst_port.get();
-    if (cfg.node_port_lo <= port && port <= cfg.node_port_hi)
-        || cfg.flags & abi::CFG_HOST_PORTS != 0
-    {
-        return service::node_port(k, key.dst_port, key.proto, SCOPE_EXTERNAL)
-            .map_or(exact, Lookup::Port);
+    let in_range = cfg.node_port_lo <= port && port <= cfg.node_port_hi;
+    if in_range || cfg.flags & abi::CFG_HOST_PORTS != 0 {
+        return match service::node_port(k, key.dst_port, key.proto, SCOPE_EXTERNAL) {
+            Some(fe) => Lookup::port(fe),
+            None => exact,
+        };
     }
     exact
 }
@@ -134,7 +134,7 @@ fn to_pod<A: Family, K: Kernel<A>>(
     let ep = k.endpoint(ep_ix).ok_or(Outcome::NoSuchPod)?;
     let mut begin = base(packet, packet.key.dst, packet.key.dst_port);
     begin.dst_ep = ep_ix as u16;
-    begin.deliver = Deliver::Pod;
+    begin.deliver = Deliver::Pod as u8;
     begin.out = ep.ifindex;
     Ok(begin)
 }
@@ -188,12 +188,12 @@ fn to_backend<A: Family, K: Kernel<A>>(
         Some(local) if local.ep_ix != 0 => {
             let ep = k.endpoint(local.ep_ix).ok_or(Outcome::NoSuchPod)?;
             begin.dst_ep = local.ep_ix as u16;
-            begin.deliver = Deliver::Pod;
+            begin.deliver = Deliver::Pod as u8;
             begin.out = ep.ifindex;
         }
         Some(_) => {
-            begin.deliver = Deliver::Host;
-            begin.judged = false;
+            begin.deliver = Deliver::Host as u8;
+            begin.exempt = 1;
         }
         None => {
             if packet.key.proto != PROTO_TCP && packet.key.proto != PROTO_UDP {
@@ -202,10 +202,10 @@ fn to_backend<A: Family, K: Kernel<A>>(
             begin.src = A::node_ip(cfg);
             begin.flags |= CT_SNAT;
             if chosen.node != 0 {
-                begin.deliver = Deliver::Node;
+                begin.deliver = Deliver::Node as u8;
                 begin.out = chosen.node as u32;
             } else {
-                begin.deliver = Deliver::World;
+                begin.deliver = Deliver::World as u8;
                 begin.out = cfg.uplink;
             }
         }
@@ -221,11 +221,11 @@ fn base<A: Family>(packet: &Packet<A>, dst: A, dst_port: abi::Port) -> Begin<A> 
         src: packet.key.src,
         src_ep: 0,
         dst_ep: 0,
-        deliver: Deliver::World,
+        deliver: Deliver::World as u8,
         out: 0,
         iif: IIF_UPLINK,
         be_ix: 0,
         flags: 0,
-        judged: true,
+        exempt: 0,
     }
 }

@@ -1,0 +1,23 @@
+//! The search for a free source port, reached by tail call from the slow halves.
+
+use abi::event::Tail;
+use abi::{Hook, V4, V6};
+use aya_ebpf::macros::classifier;
+use aya_ebpf::programs::TcContext;
+use programs::hooks::probe as logic;
+
+use super::skb::Skb;
+
+#[classifier]
+pub fn probe_4(ctx: TcContext) -> i32 {
+    let mut skb = Skb::<V4>::new(ctx.skb.skb);
+    let next = logic::slow(&mut skb);
+    skb.end(Hook::PodOut, next, Tail::Probe4)
+}
+
+#[classifier]
+pub fn probe_6(ctx: TcContext) -> i32 {
+    let mut skb = Skb::<V6>::new(ctx.skb.skb);
+    let next = logic::slow(&mut skb);
+    skb.end(Hook::PodOut, next, Tail::Probe6)
+}

@@ -1,1 +1,0 @@
-//! A machine in memory.

@@ -1,0 +1,103 @@
+//! The beginning of every flow, whatever hook it came by: policy, the claim of its tuple, both entries (the
+//! reverse one first). Reached by tail call, with where it goes in the scratch room.
+
+use abi::conntrack::*;
+use abi::{Cfg, CtValue, Hook, Outcome};
+
+use super::{Begin, Decision, Next};
+use crate::packet::{self, Family, Packet, is_syn};
+use crate::{Kernel, conntrack, kernel, policy, snat};
+
+/// Begins the flow, or drops the packet.
+#[inline(always)]
+pub fn slow<A: Family, K: Kernel<A>>(k: &mut K) -> Next<A> {
+    let Some(room) = k.scratch() else {
+        return super::refuse(k, Hook::UplinkIn, Outcome::Internal);
+    };
+    let hook = if room.hook == Hook::PodOut as u8 {
+        Hook::PodOut
+    } else {
+        Hook::UplinkIn
+    };
+    let packet = match packet::parse::<A, K>(k) {
+        Ok(packet) => packet,
+        Err(outcome) => return super::refuse(k, hook, outcome),
+    };
+    match decide(k, hook, &packet) {
+        Ok(next) => next,
+        Err(outcome) => super::drop(k, hook, outcome, &packet),
+    }
+}
+
+#[inline(always)]
+fn decide<A: Family, K: Kernel<A>>(k: &mut K, hook: Hook, packet: &Packet<A>) -> Decision<A> {
+    let cfg = k.cfg().ok_or(Outcome::Internal)?;
+    let room = k.scratch().ok_or(Outcome::Internal)?;
+    if room.begin.exempt == 0 {
+        let question = policy::Question {
+            src: packet.key.src,
+            dst: room.begin.dst,
+            dst_port: room.begin.dst_port,
+            proto: packet.key.proto,
+            src_ep: room.begin.src_ep,
+            dst_ep: room.begin.dst_ep,
+        };
+        policy::judge(k, &question)?;
+    }
+    let picked_up = packet.key.proto == abi::PROTO_TCP && !is_syn(packet);
+    let outcome = if picked_up {
+        Outcome::PickedUp
+    } else {
+        Outcome::NewFlow
+    };
+    room.outcome = outcome as u8;
+    entry(k, packet, &room.begin, cfg, picked_up, &mut room.value);
+    if !snat::claim(k, packet, room, cfg)? {
+        return Ok(Next::Probe);
+    }
+    super::complete(k, hook, outcome, packet, &room.value)
+}
+
+#[inline(always)]
+fn entry<A: Family, K: Kernel<A>>(
+    k: &K,
+    packet: &Packet<A>,
+    begin: &Begin<A>,
+    cfg: &Cfg,
+    picked_up: bool,
+    value: &mut CtValue<A>,
+) {
+    let mut flags = begin.flags;
+    if begin.src != packet.key.src
+        || begin.dst != packet.key.dst
+        || begin.dst_port != packet.key.dst_port
+    {
+        flags |= CT_REWRITE;
+    }
+    if picked_up {
+        flags |= CT_PICKUP;
+    }
+    *value = CtValue {
+        src: begin.src,
+        dst: begin.dst,
+        src_port: packet.key.src_port,
+        dst_port: begin.dst_port,
+        out: begin.out,
+        iif: begin.iif,
+        src_ep: begin.src_ep,
+        dst_ep: begin.dst_ep,
+        epochs: 0,
+        be_ix: begin.be_ix,
+        seen: kernel::seconds(k.jiffies(), cfg),
+        be_gen: if begin.be_ix == 0 {
+            0
+        } else {
+            k.live(begin.be_ix)
+        },
+        flags,
+        deliver: begin.deliver,
+        state: conntrack::first_state(packet.key.proto, packet.flags),
+        reserved: [0; 4],
+    };
+    value.epochs = conntrack::epochs(k, value);
+}

@@ -1,0 +1,506 @@
+//! Single packets through every program: verdict, bytes, counters and conntrack, in the kernel
+//! (`BPF_PROG_TEST_RUN`) and, the same cases, with the logic compiled for the host; IPv4 and IPv6.
+
+#[path = "datapath/lab.rs"]
+#[allow(dead_code, reason = "shared by several tests")]
+mod lab;
+#[path = "datapath/machine.rs"]
+mod machine;
+#[path = "datapath/packet.rs"]
+mod packet;
+#[path = "datapath/world.rs"]
+mod world;
+
+use std::net::IpAddr;
+
+use abi::{Hook, Outcome, V4, V6};
+use machine::{Machine, Way};
+use packet::{ACK, FIN, Packet, RST, SYN};
+use world::{OUT_IF, POD2_IF, Sample, World};
+
+/// A case by its name.
+type Case<A> = (&'static str, fn(&mut World<A>));
+
+/// Every case as a test in memory for each family; and all of them, one after the other, by the programs
+/// in the kernel, which take a while to load.
+macro_rules! cases {
+    ($($name:ident;)*) => {
+        $(mod $name {
+            use super::*;
+
+            #[test]
+            fn in_memory_v4() {
+                super::$name(&mut World::<V4>::new(Machine::memory()));
+            }
+
+            #[test]
+            fn in_memory_v6() {
+                super::$name(&mut World::<V6>::new(Machine::memory()));
+            }
+        })*
+
+        fn all<A: Sample>() -> Vec<Case<A>> {
+            vec![$((stringify!($name), $name as fn(&mut World<A>))),*]
+        }
+    };
+}
+
+#[test]
+fn every_case_in_the_kernel_v4() {
+    in_the_kernel::<V4>("v4");
+}
+
+#[test]
+fn every_case_in_the_kernel_v6() {
+    in_the_kernel::<V6>("v6");
+}
+
+fn in_the_kernel<A: Sample>(name: &str) {
+    let mut machine = Machine::kernel(name);
+    for (case, run) in all::<A>() {
+        println!("case {case}");
+        machine.clear();
+        let mut world = World::new(machine);
+        run(&mut world);
+        machine = world.machine;
+    }
+}
+
+cases! {
+    a_pod_reaches_a_service_and_hears_its_address;
+    packets_that_must_not_pass_are_dropped_with_their_reason;
+    a_service_without_endpoints_refuses;
+    the_outside_is_reached_with_a_claimed_port;
+    a_node_port_with_a_remote_backend_is_translated_twice;
+    a_syn_chooses_again_and_the_middle_of_a_connection_does_not;
+    datagrams_leave_a_backend_that_stopped_serving;
+    entries_end_and_flows_begin_anew;
+    a_lost_entry_is_picked_up_and_no_reset_reaches_a_server;
+    policy_is_asked_after_translation;
+    the_host_and_its_pods;
+}
+
+fn addr<A: Sample>(addr: A) -> IpAddr {
+    addr.ip()
+}
+
+fn a_pod_reaches_a_service_and_hears_its_address<A: Sample>(w: &mut World<A>) {
+    w.service(1, A::VIP, 80, abi::PROTO_TCP, &[(A::POD3, 8080, 1)]);
+    let syn = Packet::tcp((addr(A::POD2), 40_000), (addr(A::VIP), 80), SYN);
+    let (way, out) = w.from_pod2(&syn);
+    assert_eq!(way, Way::Redirect);
+    let expected = Packet {
+        dst: addr(A::POD3),
+        dst_port: 8080,
+        ..syn.clone()
+    };
+    assert_eq!(out, expected);
+    assert_eq!(w.flows(), 2, "two entries per flow");
+    let (way, back) = w.from_pod3(&expected.reply(SYN | ACK));
+    assert_eq!(way, Way::Redirect);
+    assert_eq!(back, syn.reply(SYN | ACK));
+    for flags in [ACK, ACK | FIN] {
+        let (_, out) = w.from_pod2(&Packet {
+            flags,
+            ..syn.clone()
+        });
+        assert_eq!(out.dst, addr(A::POD3));
+    }
+    assert_eq!(w.count(Hook::PodOut, Outcome::NewFlow), 1);
+    assert_eq!(w.count(Hook::PodOut, Outcome::Forwarded), 3);
+
+    w.service(2, A::VIP, 53, abi::PROTO_UDP, &[(A::POD3, 5353, 2)]);
+    let question = Packet::udp((addr(A::POD2), 40_001), (addr(A::VIP), 53));
+    let (_, out) = w.from_pod2(&question);
+    assert_eq!((out.dst, out.dst_port), (addr(A::POD3), 5353));
+    let (_, back) = w.from_pod3(&out.reply(0));
+    assert_eq!(back, question.reply(0));
+
+    // The only backend asks itself.
+    let own = Packet::tcp((addr(A::POD3), 40_002), (addr(A::VIP), 80), SYN);
+    let (_, out) = w.from_pod3(&own);
+    assert_eq!((out.src, out.dst), (addr(A::HAIRPIN), addr(A::POD3)));
+    let (_, back) = w.from_pod3(&out.reply(SYN | ACK));
+    assert_eq!(back, own.reply(SYN | ACK));
+}
+
+fn packets_that_must_not_pass_are_dropped_with_their_reason<A: Sample>(w: &mut World<A>) {
+    let to = (addr(A::POD3), 80);
+    let syn = |src| Packet::tcp((src, 40_000), to, SYN);
+    let from = |w: &mut World<A>, packet: &Packet| w.from_pod2(packet).0;
+    let expect =
+        |w: &World<A>, outcome| assert_eq!(w.count(Hook::PodOut, outcome), 1, "{outcome:?}");
+
+    assert_eq!(from(w, &syn(addr(A::POD3))), Way::Drop);
+    expect(w, Outcome::Spoofed);
+    let stray = Packet::tcp((addr(A::POD2), 1), (addr(A::UNUSED_POD), 80), SYN);
+    assert_eq!(from(w, &stray), Way::Drop);
+    expect(w, Outcome::NoSuchPod);
+    let stray = Packet::tcp((addr(A::POD2), 1), (addr(A::UNUSED_VIP), 80), SYN);
+    assert_eq!(from(w, &stray), Way::Drop);
+    expect(w, Outcome::NoSuchService);
+    let multicast = Packet::udp((addr(A::POD2), 1), (addr(A::MULTICAST), 80));
+    assert_eq!(from(w, &multicast), Way::Drop);
+    expect(w, Outcome::Multicast);
+    let tunnel = Packet {
+        proto: 47,
+        ..syn(addr(A::POD2))
+    };
+    assert_eq!(
+        w.arrive(Hook::PodOut, POD2_IF, &tunnel.bytes()).0,
+        Way::Drop
+    );
+    expect(w, Outcome::Protocol);
+    let mut short = syn(addr(A::POD2)).bytes();
+    short.truncate(short.len() - 15);
+    assert_eq!(w.arrive(Hook::PodOut, POD2_IF, &short).0, Way::Drop);
+    expect(w, Outcome::Malformed);
+    w.endpoint(2, POD2_IF, 0, 0, 0);
+    assert_eq!(from(w, &syn(addr(A::POD2))), Way::Drop);
+    expect(w, Outcome::NotReady);
+    assert_eq!(w.flows(), 0, "no entry for what was dropped");
+}
+
+fn a_service_without_endpoints_refuses<A: Sample>(w: &mut World<A>) {
+    w.service(1, A::VIP, 80, abi::PROTO_TCP, &[]);
+    w.service(2, A::VIP, 53, abi::PROTO_UDP, &[]);
+    let syn = Packet::tcp((addr(A::POD2), 40_000), (addr(A::VIP), 80), SYN);
+    let (way, answer) = w.from_pod2(&syn);
+    assert_eq!(way, Way::Redirect);
+    let expected = Packet {
+        seq: 0,
+        ack: syn.seq + 1,
+        ..syn.reply(RST | ACK)
+    };
+    assert_eq!(answer, expected);
+    let late = Packet {
+        payload: b"data".to_vec(),
+        ..Packet {
+            flags: ACK,
+            ..syn.clone()
+        }
+    };
+    let (_, answer) = w.from_pod2(&late);
+    assert_eq!(
+        (answer.flags, answer.seq, answer.payload.len()),
+        (RST, late.ack, 0)
+    );
+    let reset = Packet {
+        flags: RST,
+        ..syn.clone()
+    };
+    assert_eq!(w.from_pod2(&reset).0, Way::Drop, "a reset is not answered");
+    let datagram = Packet::udp((addr(A::POD2), 40_000), (addr(A::VIP), 53));
+    let (way, answer) = w.from_pod2(&datagram);
+    assert_eq!((way, answer.proto), (Way::Redirect, A::ICMP));
+    assert_eq!((answer.src, answer.dst), (datagram.dst, datagram.src));
+    let network_header = if A::FAMILY == 4 { 20 } else { 40 };
+    assert_eq!(
+        answer.payload.len(),
+        network_header + 8,
+        "quotes the datagram's headers"
+    );
+    let unknown = Packet::tcp((addr(A::POD2), 40_000), (addr(A::VIP), 81), SYN);
+    assert_eq!(
+        w.from_pod2(&unknown).1.flags,
+        RST | ACK,
+        "an unknown port of a living VIP"
+    );
+}
+
+fn the_outside_is_reached_with_a_claimed_port<A: Sample>(w: &mut World<A>) {
+    let syn = Packet::tcp((addr(A::POD2), 40_000), (addr(A::OUTSIDE), 443), SYN);
+    let (way, out) = w.from_pod2(&syn);
+    assert_eq!(
+        (way, out.src, out.dst),
+        (Way::Redirect, addr(A::NODE), addr(A::OUTSIDE))
+    );
+    assert!((abi::SNAT_LO..=abi::SNAT_HI).contains(&out.src_port));
+    assert_eq!(out.ttl, syn.ttl - 1);
+    let (way, back) = w.arrive_parsed(Hook::UplinkIn, OUT_IF, &out.reply(SYN | ACK));
+    assert_eq!((way, back), (Way::Redirect, syn.reply(SYN | ACK)));
+
+    w.forget();
+    let (_, again) = w.from_pod2(&Packet {
+        flags: ACK,
+        ..syn.clone()
+    });
+    assert_eq!(
+        again.src_port, out.src_port,
+        "the hash finds the same port again"
+    );
+    let second = Packet::tcp((addr(A::POD3), 40_000), (addr(A::OUTSIDE), 443), SYN);
+    let (_, other) = w.from_pod3(&second);
+    assert_ne!(other.src_port, out.src_port, "one port, one flow");
+
+    let ping = Packet::echo(addr(A::POD2), addr(A::OUTSIDE), 77, false);
+    let (_, out) = w.from_pod2(&ping);
+    assert_eq!(out.src, addr(A::NODE));
+    let reply = Packet::echo(out.dst, out.src, out.src_port, true);
+    let (way, back) = w.arrive_parsed(Hook::UplinkIn, OUT_IF, &reply);
+    assert_eq!(
+        (way, back.dst, back.dst_port),
+        (Way::Redirect, addr(A::POD2), 77)
+    );
+
+    w.configure(|cfg| cfg.snat_lo = cfg.snat_hi);
+    let udp = |port| Packet::udp((addr(A::POD2), port), (addr(A::OUTSIDE), 53));
+    assert_eq!(w.from_pod2(&udp(1)).0, Way::Redirect);
+    assert_eq!(w.from_pod2(&udp(2)).0, Way::Drop);
+    assert_eq!(w.count(Hook::PodOut, Outcome::SnatExhausted), 1);
+}
+
+fn a_node_port_with_a_remote_backend_is_translated_twice<A: Sample>(w: &mut World<A>) {
+    w.node_port(1, 30_080, &[(A::REMOTE, 8080, 2)]);
+    let syn = Packet::tcp((addr(A::OUTSIDE), 40_000), (addr(A::NODE), 30_080), SYN);
+    let (way, out) = w.arrive_parsed(Hook::UplinkIn, OUT_IF, &syn);
+    assert_eq!(
+        (way, out.src, out.dst, out.dst_port),
+        (Way::Redirect, syn.dst, addr(A::REMOTE), 8080)
+    );
+    assert_eq!(out.ttl, syn.ttl - 1);
+    let (way, back) = w.arrive_parsed(Hook::UplinkIn, OUT_IF, &out.reply(SYN | ACK));
+    let expected = Packet {
+        ttl: 63,
+        ..syn.reply(SYN | ACK)
+    };
+    assert_eq!((way, back), (Way::Redirect, expected));
+
+    w.node_port(2, 30_081, &[(A::POD2, 8080, 1)]);
+    let syn = Packet::tcp((addr(A::OUTSIDE), 40_000), (addr(A::NODE), 30_081), SYN);
+    let (_, out) = w.arrive_parsed(Hook::UplinkIn, OUT_IF, &syn);
+    assert_eq!(
+        (out.src, out.dst),
+        (syn.src, addr(A::POD2)),
+        "a local backend sees the client"
+    );
+
+    let ssh = Packet::tcp((addr(A::OUTSIDE), 40_000), (addr(A::NODE), 22), SYN);
+    assert_eq!(
+        w.arrive_parsed(Hook::UplinkIn, OUT_IF, &ssh),
+        (Way::Pass, ssh)
+    );
+    let old = Packet::tcp(
+        (addr(A::OUTSIDE), 443),
+        (addr(A::NODE), abi::SNAT_LO + 7),
+        ACK,
+    );
+    assert_eq!(w.arrive(Hook::UplinkIn, OUT_IF, &old.bytes()).0, Way::Drop);
+    assert_eq!(
+        w.count(Hook::UplinkIn, Outcome::NoFlow),
+        1,
+        "the host must not reset it"
+    );
+    let spoofed = Packet::tcp((addr(A::POD3), 1), (addr(A::POD2), 80), SYN);
+    assert_eq!(
+        w.arrive(Hook::UplinkIn, OUT_IF, &spoofed.bytes()).0,
+        Way::Drop
+    );
+    assert_eq!(w.count(Hook::UplinkIn, Outcome::Spoofed), 1);
+}
+
+fn a_syn_chooses_again_and_the_middle_of_a_connection_does_not<A: Sample>(w: &mut World<A>) {
+    w.service(1, A::VIP, 80, abi::PROTO_TCP, &[(A::POD3, 8080, 1)]);
+    let syn = Packet::tcp((addr(A::POD2), 40_000), (addr(A::VIP), 80), SYN);
+    let (_, first) = w.from_pod2(&syn);
+    let _ = w.from_pod3(&first.reply(SYN | ACK));
+    let _ = w.from_pod2(&Packet {
+        flags: ACK,
+        ..syn.clone()
+    });
+    w.service(1, A::VIP, 80, abi::PROTO_TCP, &[(A::REMOTE, 9090, 2)]);
+    let (_, middle) = w.from_pod2(&Packet {
+        flags: ACK,
+        ..syn.clone()
+    });
+    assert_eq!(middle.dst, addr(A::POD3), "keeps its backend");
+    let (_, new) = w.from_pod2(&syn);
+    assert_eq!(
+        (new.dst, new.dst_port),
+        (addr(A::REMOTE), 9090),
+        "a new connection"
+    );
+    w.service(1, A::VIP, 80, abi::PROTO_TCP, &[(A::POD3, 8080, 3)]);
+    let (_, again) = w.from_pod2(&syn);
+    assert_eq!(
+        again.dst,
+        addr(A::REMOTE),
+        "a retransmitted SYN keeps a living backend"
+    );
+    w.live(2, 5);
+    let (_, again) = w.from_pod2(&syn);
+    assert_eq!(
+        again.dst,
+        addr(A::POD3),
+        "and leaves one that stopped serving"
+    );
+}
+
+fn datagrams_leave_a_backend_that_stopped_serving<A: Sample>(w: &mut World<A>) {
+    w.service(1, A::VIP, 53, abi::PROTO_UDP, &[(A::POD3, 53, 1)]);
+    let question = Packet::udp((addr(A::POD2), 40_000), (addr(A::VIP), 53));
+    assert_eq!(w.from_pod2(&question).1.dst, addr(A::POD3));
+    w.service(1, A::VIP, 53, abi::PROTO_UDP, &[(A::REMOTE, 53, 2)]);
+    assert_eq!(w.from_pod2(&question).1.dst, addr(A::POD3), "still serving");
+    w.live(1, 2);
+    assert_eq!(w.from_pod2(&question).1.dst, addr(A::REMOTE), "at once");
+}
+
+fn entries_end_and_flows_begin_anew<A: Sample>(w: &mut World<A>) {
+    let question = Packet::udp((addr(A::POD2), 40_000), (addr(A::POD3), 53));
+    let _ = w.from_pod2(&question);
+    w.age(abi::timeout::UDP - 5);
+    let _ = w.from_pod2(&question);
+    assert_eq!(
+        w.count(Hook::PodOut, Outcome::NewFlow),
+        1,
+        "an entry in use lives on"
+    );
+    w.age(abi::timeout::UDP + 5);
+    let _ = w.from_pod2(&question);
+    assert_eq!(
+        w.count(Hook::PodOut, Outcome::NewFlow),
+        2,
+        "expiry is decided at lookup"
+    );
+    let _ = w.from_pod3(&question.reply(0));
+    w.age(abi::timeout::UDP + 5);
+    let _ = w.from_pod2(&question);
+    assert_eq!(
+        w.count(Hook::PodOut, Outcome::NewFlow),
+        2,
+        "answered flows live longer"
+    );
+    let now = w.machine.seconds();
+    assert_eq!(w.machine.maps().sweep(now).expect("sweep").1, 0);
+    w.age(abi::timeout::UDP_ASSURED + 5);
+    assert_eq!(w.machine.maps().sweep(now).expect("sweep"), (2, 2));
+}
+
+fn a_lost_entry_is_picked_up_and_no_reset_reaches_a_server<A: Sample>(w: &mut World<A>) {
+    w.service(1, A::VIP, 80, abi::PROTO_TCP, &[(A::POD3, 8080, 1)]);
+    let ack = Packet::tcp((addr(A::POD2), 40_000), (addr(A::VIP), 80), ACK);
+    // The server's packet is the first after the loss: it cannot be translated back.
+    let answer = Packet::tcp((addr(A::POD3), 8080), (addr(A::POD2), 40_000), ACK);
+    let (way, out) = w.from_pod3(&answer);
+    assert_eq!((way, out.src), (Way::Redirect, addr(A::POD3)));
+    // The client does not know that peer and resets it; the server must not hear that.
+    assert_eq!(w.from_pod2(&out.reply(RST)).0, Way::Drop);
+    assert_eq!(w.count(Hook::PodOut, Outcome::ResetGuarded), 1);
+    // The client's own next packet mends it, even after another untranslated one.
+    let _ = w.from_pod3(&answer);
+    let (_, out) = w.from_pod2(&ack);
+    assert_eq!((out.dst, out.dst_port), (addr(A::POD3), 8080));
+    let (_, back) = w.from_pod3(&answer);
+    assert_eq!((back.src, back.src_port), (addr(A::VIP), 80));
+    let (way, out) = w.from_pod2(&Packet {
+        flags: RST,
+        ..ack.clone()
+    });
+    assert_eq!(
+        (way, out.flags),
+        (Way::Redirect, RST),
+        "a client's own reset passes"
+    );
+}
+
+fn policy_is_asked_after_translation<A: Sample>(w: &mut World<A>) {
+    w.service(1, A::VIP, 80, abi::PROTO_TCP, &[(A::POD3, 8080, 1)]);
+    w.endpoint(3, world::POD3_IF, 9, abi::ISOLATED_INGRESS, abi::EP_READY);
+    let syn = Packet::tcp((addr(A::POD2), 40_000), (addr(A::VIP), 80), SYN);
+    assert_eq!(w.from_pod2(&syn).0, Way::Drop);
+    assert_eq!(w.count(Hook::PodOut, Outcome::PolicyIngress), 1);
+    w.peer(A::POD2, 4);
+    w.allow(9, 4, abi::DIR_INGRESS, abi::PROTO_TCP, 8080, 8080);
+    assert_eq!(w.from_pod2(&syn).0, Way::Redirect, "by the backend's port");
+    let other = Packet::tcp((addr(A::POD2), 40_000), (addr(A::POD3), 8081), SYN);
+    assert_eq!(w.from_pod2(&other).0, Way::Drop);
+    w.overflow(9, 4, abi::DIR_INGRESS, abi::PROTO_TCP, 8081);
+    assert_eq!(w.from_pod2(&other).0, Way::Redirect, "by the overflow");
+    assert_eq!(
+        w.from_pod3(&other.reply(SYN | ACK)).0,
+        Way::Redirect,
+        "answers pass"
+    );
+    w.epoch(3, 1);
+    assert_eq!(
+        w.from_pod3(&other.reply(ACK)).0,
+        Way::Redirect,
+        "judged again, still allowed"
+    );
+    w.peer(A::POD2, 5);
+    w.epoch(3, 2);
+    assert_eq!(
+        w.from_pod3(&other.reply(ACK)).0,
+        Way::Drop,
+        "judged again by the roles of the flow"
+    );
+    w.endpoint(2, POD2_IF, 8, abi::ISOLATED_EGRESS, abi::EP_READY);
+    assert_eq!(w.from_pod2(&syn).0, Way::Drop);
+    assert_eq!(w.count(Hook::PodOut, Outcome::PolicyEgress), 1);
+    let to_node = Packet::tcp((addr(A::POD2), 1), (addr(A::NODE), 10_250), SYN);
+    assert_eq!(
+        w.from_pod2(&to_node).0,
+        Way::Pass,
+        "the own node is always allowed"
+    );
+}
+
+fn the_host_and_its_pods<A: Sample>(w: &mut World<A>) {
+    let probe = Packet::tcp((addr(A::NODE), 40_000), (addr(A::POD2), 80), SYN);
+    assert_eq!(
+        w.arrive_parsed(Hook::PodIn, POD2_IF, &probe),
+        (Way::Pass, probe.clone())
+    );
+    assert_eq!(
+        w.from_pod2(&probe.reply(SYN | ACK)).0,
+        Way::Pass,
+        "untracked"
+    );
+    assert_eq!(w.flows(), 0);
+    assert_eq!(w.forwarded(&probe), Way::Drop);
+    assert_eq!(w.count(Hook::PodIn, Outcome::ForwardedByHost), 1);
+
+    w.host_service(1, 443, A::NODE, 6443);
+    let syn = Packet::tcp((addr(A::POD2), 40_000), (addr(A::VIP), 443), SYN);
+    let (way, out) = w.from_pod2(&syn);
+    assert_eq!(
+        (way, out.dst, out.dst_port),
+        (Way::Pass, addr(A::NODE), 6443),
+        "up the stack"
+    );
+    let (way, back) = w.arrive_parsed(Hook::PodIn, POD2_IF, &out.reply(SYN | ACK));
+    assert_eq!(
+        (way, back),
+        (Way::Pass, syn.reply(SYN | ACK)),
+        "translated on the way down"
+    );
+    w.configure(|cfg| cfg.flags |= abi::CFG_UPLINK_OUT);
+    let own = Packet::tcp((addr(A::NODE), 1234), (addr(A::OUTSIDE), 80), SYN);
+    assert_eq!(
+        w.arrive_parsed(Hook::UplinkOut, OUT_IF, &own),
+        (Way::Pass, own)
+    );
+}
+
+/// Not a measurement to compare machines by, but one to see a change by.
+#[test]
+fn nanoseconds_per_packet_are_told() {
+    let mut w = World::<V4>::new(Machine::kernel("nanos"));
+    let syn = Packet::tcp((addr(V4::POD2), 40_000), (addr(V4::POD3), 80), SYN);
+    let _ = w.from_pod2(&syn);
+    let _ = w.from_pod3(&syn.reply(SYN | ACK));
+    let ack = Packet {
+        flags: ACK,
+        ..syn.clone()
+    };
+    let established = w.nanos(Hook::PodOut, POD2_IF, &ack);
+    let to_host = Packet::tcp((addr(V4::POD2), 1), (addr(V4::NODE), 10_250), ACK);
+    let host = w.nanos(Hook::PodOut, POD2_IF, &to_host);
+    let ssh = Packet::tcp((addr(V4::OUTSIDE), 40_000), (addr(V4::NODE), 22), ACK);
+    let uplink = w.nanos(Hook::UplinkIn, OUT_IF, &ssh);
+    println!(
+        "ns per packet: established pod to pod {established}, pod to host {host}, uplink to host {uplink}"
+    );
+    assert!(established > 0);
+}
