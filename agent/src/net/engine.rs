@@ -167,6 +167,28 @@ impl Engine {
             Err(error) => tracing::warn!(error = cni::chain(&error), "read host facts"),
         }
         self.parts.core.reconcile(Instant::now());
+        self.forget_vanished().await;
+    }
+
+    /// Sandboxes whose interface went with their namespace, without a DEL.
+    async fn forget_vanished(&mut self) {
+        let Ok(links) = self.parts.netlink.links().await else {
+            return;
+        };
+        let there: BTreeSet<u32> = links.iter().map(|l| l.index).collect();
+        let all = self.parts.core.attachments().values();
+        let gone = all.filter(|a| match a.phase {
+            Phase::Reserved => false,
+            Phase::Closed { ifindex } | Phase::Open { ifindex } => !there.contains(&ifindex),
+        });
+        let ids: Vec<SandboxId> = gone.map(|a| a.sandbox.id.clone()).collect();
+        for id in ids {
+            tracing::info!(container = %id.container_id, "sandbox without interface forgotten");
+            self.release(&id);
+            if let Err(failure) = self.freed(&id) {
+                tracing::warn!(details = %failure.details, "forget sandbox");
+            }
+        }
     }
 
     /// After every event: endpoints that can be opened, routes, status.
@@ -260,9 +282,7 @@ impl Engine {
                 });
             }
             Call::Release(id, reply) => {
-                if let Some(ifindex) = self.parts.core.release(&id, Instant::now()) {
-                    self.parts.hooks.detach_pod(ifindex);
-                }
+                self.release(&id);
                 answer(reply, Ok(()));
             }
             Call::Freed(id, reply) => answer(reply, self.freed(&id)),
@@ -306,6 +326,12 @@ impl Engine {
             ));
         }
         Ok(())
+    }
+
+    fn release(&mut self, id: &SandboxId) {
+        if let Some(ifindex) = self.parts.core.release(id, Instant::now()) {
+            self.parts.hooks.detach_pod(ifindex);
+        }
     }
 
     fn freed(&mut self, id: &SandboxId) -> Result<(), Failure> {

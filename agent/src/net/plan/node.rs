@@ -123,13 +123,14 @@ impl NodeIndex {
                     },
                 );
             }
+            // This node's row has its addresses and no way to it.
+            program
+                .rows
+                .push(Row::Node(u32::from(ix), node_row(node, facts)));
             if *node.name == *facts.node_name {
                 program.own_ix = ix;
                 continue;
             }
-            program
-                .rows
-                .push(Row::Node(u32::from(ix), node_row(node, facts)));
             program.routes.extend(routes(node, facts));
         }
         program.rows.extend(net_rows(&ranges, classes));
@@ -390,7 +391,9 @@ mod tests {
             .rows
             .iter()
             .filter_map(|r| match r {
-                Row::Node(_, n) => Some(std::net::Ipv4Addr::from(n.next_hop4).to_string()),
+                Row::Node(_, n) if n.ifindex != 0 => {
+                    Some(std::net::Ipv4Addr::from(n.next_hop4).to_string())
+                }
                 _ => None,
             })
             .collect();

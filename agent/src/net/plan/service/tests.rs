@@ -1,14 +1,17 @@
 //! Programs of Services as tables, and the order of writes as a property: at every intermediate state
 //! each list can be read completely and holds only backends of before or after.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 
 use super::*;
 use crate::net::maps::MapSet;
+use crate::net::plan::backend::Here;
 use crate::net::writer::Writer;
 use crate::state::{Endpoint, ServicePort, SliceKey, SlicePort};
+use crate::state::{EndpointSlice, Protocol, Service, ServiceKind};
 
 fn key() -> ObjectKey {
     ObjectKey::new("default", "web")
