@@ -143,13 +143,14 @@ fn linker() -> Result<PathBuf> {
 /// Puts the object in its place without its DWARF, which only the linker needed; keeps the old file (and
 /// its time) if nothing changed, so that the agent is not built again.
 fn install(built: &Path, object: &Path) -> Result<()> {
-    let stripped = built.with_extension("stripped");
+    // Several builds may end at once (tests build too): each renames a file of its own.
+    let stripped = built.with_extension(format!("stripped-{}", std::process::id()));
     if !strip(built, &stripped) {
         std::fs::copy(built, &stripped).context("cannot copy the BPF object")?;
     }
     let new = std::fs::read(&stripped).context("cannot read the BPF object")?;
     if std::fs::read(object).is_ok_and(|old| old == new) {
-        return Ok(());
+        return std::fs::remove_file(&stripped).context("cannot remove a temporary file");
     }
     let parent = object.parent().context("the object has a directory")?;
     std::fs::create_dir_all(parent)

@@ -68,6 +68,22 @@ pub struct Sizes {
     pub entries: BTreeMap<&'static str, u32>,
 }
 
+/// Memory from which the hashes that grow with the cluster or its traffic are doubled, and doubled again.
+const ROOMY: [u64; 2] = [64 << 30, 256 << 30];
+
+impl Sizes {
+    /// Sizes for a machine with so many bytes of memory.
+    pub fn for_memory(bytes: u64) -> Self {
+        let doublings = ROOMY.iter().filter(|limit| bytes >= **limit).count() as u32;
+        if doublings == 0 {
+            return Self::default();
+        }
+        let grows = |def: &&MapDef| matches!(def.kind, Kind::Hash | Kind::LruHash | Kind::LpmTrie);
+        let entries = map::ALL.iter().filter(grows).map(|def| (def.name, def.entries << doublings));
+        Self { entries: entries.collect() }
+    }
+}
+
 /// The loaded datapath of this node.
 #[derive(Debug)]
 pub struct Datapath {
@@ -334,6 +350,14 @@ mod tests {
         assert_eq!(parse_release("6.1.0-38-amd64"), Some((6, 1)));
         assert!(parse_release("6.6.1") >= Some(MIN_KERNEL));
         assert_eq!(parse_release("x"), None);
+    }
+
+    #[test]
+    fn hashes_grow_with_memory_and_arrays_do_not() {
+        assert!(Sizes::for_memory(8 << 30).entries.is_empty());
+        let sizes = Sizes::for_memory(300 << 30);
+        assert_eq!(sizes.entries[map::CT4_TCP], abi::limits::CT4_TCP * 4);
+        assert!(!sizes.entries.contains_key(map::LIVE));
     }
 
     #[test]

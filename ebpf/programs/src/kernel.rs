@@ -74,6 +74,7 @@ pub trait Step<K> {
 }
 
 /// The machine, as seen by the program handling one packet of family `A`.
+#[expect(clippy::len_without_is_empty, reason = "a packet always has a header")]
 pub trait Kernel<A: Addr> {
     /// A conntrack entry that was found.
     type Entry: Copy;
