@@ -13,6 +13,7 @@ mod jwt;
 mod service_account;
 mod x509;
 
+mod aggregate;
 mod node;
 mod rbac;
 
@@ -241,7 +242,10 @@ impl Auth {
                 review::access("SelfSubjectAccessReview", body, "", Some(user), decide)
             }
             ("selfsubjectrulesreviews", "") => review::rules(body, |namespace| {
-                (self.rbac().rules_for(user, namespace), user.node_name().is_some())
+                (
+                    self.rbac().rules_for(user, namespace),
+                    user.node_name().is_some(),
+                )
             }),
             ("selfsubjectreviews", "") => review::who_am_i(body, user),
             (resource, _) => Err(Status::not_found(

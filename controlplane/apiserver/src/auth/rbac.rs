@@ -4,11 +4,12 @@
 //! looks at the bindings of its user and groups only. Synchronous, without I/O.
 //! Port of `plugin/pkg/auth/authorizer/rbac` and `pkg/registry/rbac/validation/rule.go`.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use serde::Deserialize;
 
+use super::aggregate::ClusterRoles;
 use super::lenient;
 use super::rule::PolicyRule;
 use crate::attributes::Attributes;
@@ -54,7 +55,8 @@ type BySubject = HashMap<SubjectKey, Vec<Bound>>;
 /// The index.
 #[derive(Debug, Default)]
 pub struct RbacIndex {
-    /// Rules by namespace (`""` for ClusterRoles) and name.
+    cluster_roles: ClusterRoles,
+    /// Rules of Roles by namespace and name.
     roles: HashMap<String, HashMap<String, Arc<Vec<PolicyRule>>>>,
     /// Bindings by namespace (`""` for ClusterRoleBindings) and subject.
     bindings: HashMap<String, BySubject>,
@@ -65,13 +67,13 @@ pub struct RbacIndex {
 #[derive(Deserialize, Default)]
 #[serde(default)]
 struct RoleObject {
-    rules: Option<Vec<PolicyRule>>,
+    rules: Vec<PolicyRule>,
 }
 
 #[derive(Deserialize, Default)]
 #[serde(default, rename_all = "camelCase")]
 struct BindingObject {
-    subjects: Option<Vec<Subject>>,
+    subjects: Vec<Subject>,
     role_ref: RoleRef,
 }
 
@@ -98,14 +100,18 @@ impl RbacIndex {
         }
     }
 
-    /// Sets or (without bytes) removes a role.
+    /// Sets or (without bytes) removes a role. Stored objects are valid; one that is not grants
+    /// nothing.
     fn set_role(&mut self, namespace: &str, name: &str, bytes: Option<&[u8]>) {
+        if namespace.is_empty() {
+            let role = bytes.map(|bytes| lenient::from_slice(bytes).unwrap_or_default());
+            return self.cluster_roles.set(name, role);
+        }
         let roles = self.roles.entry(namespace.to_owned()).or_default();
         match bytes {
             Some(bytes) => {
-                // Stored objects are valid; one that is not grants nothing.
                 let role: RoleObject = lenient::from_slice(bytes).unwrap_or_default();
-                roles.insert(name.to_owned(), Arc::new(role.rules.unwrap_or_default()));
+                roles.insert(name.to_owned(), Arc::new(role.rules));
             }
             None => {
                 roles.remove(name);
@@ -130,7 +136,7 @@ impl RbacIndex {
         let role = Arc::new(object.role_ref);
         let binding: Arc<str> = name.into();
         let mut keys = Vec::new();
-        for subject in object.subjects.unwrap_or_default() {
+        for subject in object.subjects {
             let Some((subject_key, text)) = subject.key(namespace) else {
                 continue;
             };
@@ -183,24 +189,16 @@ impl RbacIndex {
 
     /// The rules a role reference stands for, as seen from a namespace; none if there is no such
     /// role.
-    pub fn referenced(&self, role: &RoleRef, namespace: &str) -> Option<Arc<Vec<PolicyRule>>> {
-        let home = if role.kind == "ClusterRole" {
-            ""
+    pub fn referenced(&self, role: &RoleRef, namespace: &str) -> Option<&Arc<Vec<PolicyRule>>> {
+        if role.kind == "ClusterRole" {
+            self.cluster_roles.rules(&role.name)
         } else {
-            namespace
-        };
-        self.roles.get(home)?.get(&role.name).cloned()
+            self.roles.get(namespace)?.get(&role.name)
+        }
     }
 
     fn rules_of(&self, role: &RoleRef, namespace: &str) -> &[PolicyRule] {
-        let home = if role.kind == "ClusterRole" {
-            ""
-        } else {
-            namespace
-        };
-        self.roles
-            .get(home)
-            .and_then(|roles| roles.get(&role.name))
+        self.referenced(role, namespace)
             .map_or(&[], |rules| rules.as_slice())
     }
 
@@ -258,30 +256,6 @@ impl Subject {
             _ => None,
         }
     }
-}
-
-/// The rules of an aggregated ClusterRole: those of every role one of its selectors matches.
-/// Port of `pkg/controller/clusterroleaggregation`.
-pub fn aggregate(
-    selectors: &[BTreeMap<String, String>],
-    roles: &[(BTreeMap<String, String>, Vec<PolicyRule>)],
-) -> Vec<PolicyRule> {
-    let mut rules: Vec<PolicyRule> = Vec::new();
-    for (labels, own) in roles {
-        let matches = |selector: &BTreeMap<String, String>| {
-            selector
-                .iter()
-                .all(|(key, value)| labels.get(key) == Some(value))
-        };
-        if selectors.iter().any(matches) {
-            for rule in own {
-                if !rules.contains(rule) {
-                    rules.push(rule.clone());
-                }
-            }
-        }
-    }
-    rules
 }
 
 #[cfg(test)]

@@ -12,7 +12,6 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::bootstrap_token::GROUP_BOOTSTRAPPERS;
-use super::rbac::aggregate;
 use super::rule::PolicyRule;
 
 const GROUP: &str = "rbac.authorization.k8s.io";
@@ -108,6 +107,29 @@ fn seed(kind: &str, resource: &'static str, mut object: Value) -> Seed {
         name: text("name"),
         json: object.to_string().into_bytes(),
     }
+}
+
+/// The rules of every role one of the selectors matches, each once.
+fn aggregate(
+    selectors: &[BTreeMap<String, String>],
+    roles: &[(BTreeMap<String, String>, Vec<PolicyRule>)],
+) -> Vec<PolicyRule> {
+    let mut rules: Vec<PolicyRule> = Vec::new();
+    for (labels, own) in roles {
+        let matches = |selector: &BTreeMap<String, String>| {
+            selector
+                .iter()
+                .all(|(key, value)| labels.get(key) == Some(value))
+        };
+        if selectors.iter().any(matches) {
+            for rule in own {
+                if !rules.contains(rule) {
+                    rules.push(rule.clone());
+                }
+            }
+        }
+    }
+    rules
 }
 
 /// Gives `admin`, `edit` and `view` the rules their selectors collect, until nothing changes
