@@ -331,28 +331,29 @@ fn check_identity(
         );
         return Err(Status::conflict(row.group, row.plural, name, &why));
     }
+    check_version(row, doc, old)
+}
+
+/// The resourceVersion a client sends is a condition; none (or 0) is allowed where the kind says so.
+fn check_version(row: &Resource, doc: &Doc<'_>, old: &Object) -> Result<(), Status> {
     let version = doc.meta("resourceVersion");
-    if version.is_empty() {
-        if !row.strategy.unconditional_update {
-            let error = api::FieldError::invalid_raw(
-                "metadata.resourceVersion",
-                "0",
-                "must be specified for an update",
-            );
-            return Err(Status::invalid(row.group, row.kind, name, &[error]));
+    let invalid = |error| Err(Status::invalid(row.group, row.kind, old.name(), &[error]));
+    let field = "metadata.resourceVersion";
+    match if version.is_empty() {
+        Ok(0)
+    } else {
+        version.parse::<u64>()
+    } {
+        Ok(0) if row.strategy.unconditional_update => Ok(()),
+        Ok(0) => {
+            let text = "must be specified for an update";
+            invalid(api::FieldError::invalid_raw(field, "0", text))
         }
-        return Ok(());
-    }
-    match version.parse::<u64>() {
         Ok(version) if version == old.revision => Ok(()),
-        Ok(_) => Err(Status::stale(row.group, row.plural, name)),
+        Ok(_) => Err(Status::stale(row.group, row.plural, old.name())),
         Err(_) => {
-            let error = api::FieldError::invalid(
-                "metadata.resourceVersion",
-                version,
-                "strconv.ParseUint: parsing the resourceVersion: invalid syntax",
-            );
-            Err(Status::invalid(row.group, row.kind, name, &[error]))
+            let text = "strconv.ParseUint: parsing the resourceVersion: invalid syntax";
+            invalid(api::FieldError::invalid(field, version, text))
         }
     }
 }

@@ -47,6 +47,7 @@ pub async fn run(server: &ApiServer) -> Result<(), BootstrapError> {
     }
     seed_roles(server).await?;
     priority_classes(server).await?;
+    service_cidr(server).await?;
     if let Some((address, port)) = server.options().advertise {
         kubernetes_service(server, address, port).await?;
     }
@@ -111,6 +112,22 @@ async fn priority_classes(server: &ApiServer) -> Result<(), BootstrapError> {
         ensure(server, group, "priorityclasses", "v1", "", name, body).await?;
     }
     Ok(())
+}
+
+/// The ranges addresses of Services come from, for everyone to read (KEP-1880).
+async fn service_cidr(server: &ApiServer) -> Result<(), BootstrapError> {
+    let cidrs: Vec<String> = server
+        .options()
+        .service_cidrs
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    let object = json!({
+        "kind": "ServiceCIDR", "apiVersion": "networking.k8s.io/v1",
+        "metadata": {"name": "kubernetes"}, "spec": {"cidrs": cidrs},
+    });
+    let (group, body) = ("networking.k8s.io", object.to_string().into());
+    ensure(server, group, "servicecidrs", "v1", "", "kubernetes", body).await
 }
 
 /// The Service by which pods reach the API, and its only endpoint: this server.

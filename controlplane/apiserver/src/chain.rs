@@ -1,9 +1,10 @@
-//! The request chain: panic recovery → request info → authentication → impersonation →
-//! authorization → the resource's verb (or one of the few other paths).
+//! The request chain: panic recovery → request info → authentication → impersonation → limit of
+//! requests in flight → authorization → the resource's verb (or one of the few other paths).
 //!
 //! Each layer that is more than a line has a file under `chain/`.
 
 mod impersonate;
+pub mod limit;
 
 use std::panic::AssertUnwindSafe;
 
@@ -46,6 +47,7 @@ async fn handle(server: ApiServer, parts: Parts, body: LazyBody) -> Result<Respo
     let attributes = Attributes::parse(&parts.method, parts.uri.path(), parts.uri.query());
     let user = server.auth().authenticate(&parts).await?;
     let user = impersonate::apply(&server, user, &parts.headers)?;
+    let _slot = limit::enter(&server, &attributes, &parts)?;
     authorize(&server, &user, &attributes)?;
     if attributes.is_resource {
         return resource(server, user, attributes, parts, body).await;

@@ -17,7 +17,10 @@ use hyper_util::{
     server::conn::auto,
     service::TowerToHyperService,
 };
-use tokio::net::{TcpListener, TcpStream};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -41,6 +44,8 @@ const IDLE: Duration = Duration::from_secs(180);
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Time open connections have to end at shutdown.
 const DRAIN: Duration = Duration::from_secs(3);
+/// Open connections; further ones are closed at once.
+const MAX_CONNECTIONS: usize = 8192;
 /// Streams a client may have open on one h2 connection (upstream: 250; ours serves informers).
 const MAX_STREAMS: u32 = 1000;
 
@@ -68,6 +73,7 @@ struct Inner {
     storage: Storage,
     auth: Auth,
     kubelets: Kubelets,
+    in_flight: Arc<Semaphore>,
 }
 
 // === impl ApiServer ===
@@ -78,11 +84,13 @@ impl ApiServer {
         let storage = Storage::open(&options.data_dir, options.history)?;
         let auth = Auth::new(options.auth.clone(), storage.cache())?;
         let kubelets = Kubelets::new(&options.kubelet)?;
+        let in_flight = Arc::new(Semaphore::new(chain::limit::MAX_IN_FLIGHT));
         let inner = Inner {
             options,
             storage,
             auth,
             kubelets,
+            in_flight,
         };
         let server = Self {
             inner: Arc::new(inner),
@@ -105,6 +113,10 @@ impl ApiServer {
 
     pub fn auth(&self) -> &Auth {
         &self.inner.auth
+    }
+
+    pub(crate) fn in_flight(&self) -> &Arc<Semaphore> {
+        &self.inner.in_flight
     }
 
     pub(crate) fn kubelets(&self) -> &Kubelets {
@@ -154,6 +166,9 @@ pub async fn serve(
             accepted = listener.accept() => accepted,
         };
         match accepted {
+            Ok((_, peer)) if connections.len() >= MAX_CONNECTIONS => {
+                tracing::warn!(%peer, "too many connections");
+            }
             Ok((socket, peer)) => {
                 let (server, acceptor) = (server.clone(), acceptor.clone());
                 connections.spawn(connection(server, acceptor, socket, peer, shutdown.clone()));
