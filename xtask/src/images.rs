@@ -123,7 +123,7 @@ fn base(root: &Path) -> Result<()> {
 }
 
 /// Copies a program into /bin and the shared libraries it needs to where its loader looks.
-fn program(root: &Path, path: &Path) -> Result<()> {
+pub fn program(root: &Path, path: &Path) -> Result<()> {
     let name = path.file_name().context("program name")?;
     fs::copy(path, root.join("bin").join(name)).with_context(|| path.display().to_string())?;
     let listed = command::raw(Command::new("ldd").arg(path))?;

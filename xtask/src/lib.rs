@@ -19,4 +19,5 @@ pub mod demo;
 pub mod up;
 
 pub mod check;
+pub mod qemu;
 pub mod test;

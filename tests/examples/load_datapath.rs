@@ -1,0 +1,25 @@
+//! Loads every BPF program of the datapath into the running kernel and says how it went. Run inside
+//! other kernels by `second_kernel`.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use agent::net::load::{Datapath, Sizes};
+
+fn main() -> ExitCode {
+    match Datapath::load(Path::new("/sys/fs/bpf/windlass"), &Sizes::default()) {
+        Ok(_) => {
+            println!("every program was loaded");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            let mut error: &dyn std::error::Error = &error;
+            println!("{error}");
+            while let Some(source) = error.source() {
+                println!("  {source}");
+                error = source;
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
