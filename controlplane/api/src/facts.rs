@@ -194,8 +194,13 @@ impl Facts {
     }
 
     /// The shape of any kind that can be in a body (resources, lists, options, subresource bodies).
+    /// Options and the other meta kinds are in every group version.
     pub fn kind(&self, group: &str, version: &str, kind: &str) -> Option<&'static Kind> {
-        let i = *self.kind_index.get(&(group, version, kind))?;
+        let everywhere = ("meta.k8s.io", "v1", kind);
+        let i = *self
+            .kind_index
+            .get(&(group, version, kind))
+            .or_else(|| self.kind_index.get(&everywhere))?;
         Some(&Facts::get().kinds[i])
     }
 }

@@ -9,12 +9,14 @@ import (
 	"fmt"
 	"io"
 
+	jsonpatch "gopkg.in/evanphx/json-patch.v4"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
+	"k8s.io/apimachinery/pkg/util/strategicpatch"
 	genericapirequest "k8s.io/apiserver/pkg/endpoints/request"
 	"k8s.io/apiserver/pkg/registry/rest"
 	"k8s.io/kubernetes/pkg/api/legacyscheme"
@@ -25,7 +27,7 @@ import (
 
 // Question is one line of input.
 type Question struct {
-	// Op is "decode" (decode, default, encode), "create" or "update".
+	// Op is "decode" (decode, default, encode), "create", "update" or "patch".
 	Op string `json:"op"`
 	// Object is the object a client sends.
 	Object json.RawMessage `json:"object"`
@@ -33,6 +35,9 @@ type Question struct {
 	Old json.RawMessage `json:"old,omitempty"`
 	// Subresource is "status" and so on, for updates.
 	Subresource string `json:"subresource,omitempty"`
+	// Patch is applied to the object, as Kind ("json", "merge" or "strategic") says.
+	Patch json.RawMessage `json:"patch,omitempty"`
+	Kind  string          `json:"kind,omitempty"`
 }
 
 // Answer is one line of output: an object or a Status.
@@ -74,6 +79,13 @@ func judge(strategies facts.StrategyMap, q Question) (answer Answer) {
 			answer = Answer{Error: fmt.Sprint("panic: ", r)}
 		}
 	}()
+	if q.Op == "patch" {
+		patched, err := patch(q)
+		if err != nil {
+			return failed(err)
+		}
+		q = Question{Op: "decode", Object: patched}
+	}
 	object, gvk, err := decode(q.Object)
 	if err != nil {
 		return failed(err)
@@ -109,6 +121,45 @@ func judge(strategies facts.StrategyMap, q Question) (answer Answer) {
 		return failed(err)
 	}
 	return Answer{Object: text}
+}
+
+// patch applies a patch to the object in its canonical form, as the server does.
+func patch(q Question) ([]byte, error) {
+	object, gvk, err := decode(q.Object)
+	if err != nil {
+		return nil, err
+	}
+	current, err := runtime.Encode(legacyscheme.Codecs.LegacyCodec(gvk.GroupVersion()), object)
+	if err != nil {
+		return nil, err
+	}
+	switch q.Kind {
+	case "json":
+		operations, err := jsonpatch.DecodePatch(q.Patch)
+		if err != nil {
+			return nil, err
+		}
+		return operations.Apply(current)
+	case "merge":
+		return jsonpatch.MergePatch(current, q.Patch)
+	default:
+		shape, err := legacyscheme.Scheme.New(*gvk)
+		if err != nil {
+			return nil, err
+		}
+		var original, changes map[string]any
+		if err := json.Unmarshal(current, &original); err != nil {
+			return nil, err
+		}
+		if err := json.Unmarshal(q.Patch, &changes); err != nil {
+			return nil, err
+		}
+		merged, err := strategicpatch.StrategicMergeMapPatch(original, changes, shape)
+		if err != nil {
+			return nil, err
+		}
+		return json.Marshal(merged)
+	}
 }
 
 func decode(text []byte) (runtime.Object, *schema.GroupVersionKind, error) {

@@ -59,9 +59,16 @@ fn apply_one<'a>(
         }
         "copy" => {
             let from = pointer(operation, "from")?;
-            let copied = find_mut(root, &from)
-                .ok_or_else(|| missing("copy", &from))?
-                .clone();
+            let copied = match from.split_last() {
+                // Upstream's library reads an absent key of an object as null.
+                Some((last, parents)) => match find_mut(root, parents) {
+                    Some(Value::Object(object)) => object.get(last).cloned().unwrap_or(Value::Null),
+                    _ => find_mut(root, &from)
+                        .ok_or_else(|| missing("copy", &from))?
+                        .clone(),
+                },
+                None => root.clone(),
+            };
             add(root, &path, copied, arena)
         }
         "test" => {
