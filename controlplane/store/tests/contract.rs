@@ -181,7 +181,7 @@ async fn after_a_failed_sync_writes_are_refused_with_the_reason() {
     let dir = tempfile::tempdir().unwrap();
     let config = Config::new(dir.path());
     let faults = config.faults.clone();
-    let (opened, _) = open_with(config);
+    let (mut opened, _) = open_with(config);
     opened.log.propose(put("a", "1")).await.unwrap();
     faults.sync.store(true, Ordering::Relaxed);
     for _ in 0..2 {
@@ -194,6 +194,8 @@ async fn after_a_failed_sync_writes_are_refused_with_the_reason() {
     }
     assert!(opened.log.status().read_only.is_some());
     assert_eq!(opened.log.revision(), 2);
+    // What was not durable was never seen.
+    assert_eq!(drain(&mut opened.commits).len(), 1);
 }
 
 #[tokio::test]

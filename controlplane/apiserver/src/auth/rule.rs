@@ -209,6 +209,8 @@ fn url_matches(pattern: &str, path: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn rule(json: serde_json::Value) -> PolicyRule {
@@ -280,5 +282,70 @@ mod tests {
             1
         );
         assert!(uncovered(&[unnamed], &[named]).is_empty());
+    }
+
+    fn some_of(values: &'static [&'static str]) -> impl Strategy<Value = Vec<String>> {
+        proptest::sample::subsequence(values, 0..values.len())
+            .prop_map(|values| values.into_iter().map(str::to_owned).collect())
+    }
+
+    fn rules() -> impl Strategy<Value = Vec<PolicyRule>> {
+        let rule = (
+            some_of(&["get", "list", "delete", "*"]),
+            some_of(&["", "apps", "*"]),
+            some_of(&["pods", "pods/log", "services", "*/log", "*"]),
+            some_of(&["a", "b"]),
+            some_of(&["/healthz", "/healthz/*", "/metrics", "*"]),
+        );
+        let rule =
+            rule.prop_map(
+                |(verbs, api_groups, resources, resource_names, urls)| PolicyRule {
+                    verbs,
+                    api_groups,
+                    resources,
+                    resource_names,
+                    non_resource_urls: urls,
+                },
+            );
+        proptest::collection::vec(rule, 0..4)
+    }
+
+    /// Every request there is in the small world of [`rules`].
+    fn requests() -> Vec<Attributes> {
+        let mut requests = Vec::new();
+        for verb in ["get", "list", "delete", "watch"] {
+            for path in ["/healthz", "/healthz/x", "/metrics", "/other"] {
+                requests.push(ask(verb, path));
+            }
+            for root in ["/api/v1", "/apis/apps/v1", "/apis/batch/v1"] {
+                for rest in [
+                    "pods",
+                    "pods/a",
+                    "pods/b/log",
+                    "services/b",
+                    "services/c/log",
+                ] {
+                    requests.push(ask(verb, &format!("{root}/namespaces/n/{rest}")));
+                }
+            }
+        }
+        requests
+    }
+
+    proptest! {
+        #[test]
+        fn who_covers_rules_may_do_whatever_they_allow(owner in rules(), servant in rules()) {
+            if uncovered(&owner, &servant).is_empty() {
+                for request in requests() {
+                    let granted = any_allows(&servant, &request);
+                    prop_assert!(!granted || any_allows(&owner, &request), "{request:?}");
+                }
+            }
+        }
+
+        #[test]
+        fn rules_cover_themselves(rules in rules()) {
+            prop_assert!(uncovered(&rules, &rules).is_empty());
+        }
     }
 }
