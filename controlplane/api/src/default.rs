@@ -48,10 +48,8 @@ pub fn default(resource: &Resource, doc: &mut Doc<'_>) {
 
 fn walk<'a>(value: &mut Value<'a>, ty: &Type, arena: &'a Bump) {
     match (ty, value) {
-        (Type::Struct(id), Value::Object(object)) => {
-            if plan().reaches[usize::from(id.0)] {
-                default_struct(object, *id, arena);
-            }
+        (Type::Struct(id), Value::Object(object)) if plan().reaches[usize::from(id.0)] => {
+            default_struct(object, *id, arena);
         }
         (Type::List(element), Value::List(list)) if reaches(element) => {
             for item in list.iter_mut() {

@@ -97,11 +97,7 @@ fn prepare_kind_update<'a>(resource: &Resource, new: &mut Doc<'a>, old: &Doc<'a>
         ("", "Pod", Part::Subresource("status")) => kinds::pod::prepare_status_update(new, old),
         ("", "Namespace", Part::Main) => copy(new, old, &["spec", "finalizers"]),
         ("", "Service", Part::Main) => kinds::service::prepare_update(new, old),
-        ("", "Secret", Part::Main) => {
-            if new.meta("type").is_empty() && new.get(&["type"]).is_none() {
-                copy(new, old, &["type"]);
-            }
-        }
+        ("", "Secret", Part::Main) if new.get(&["type"]).is_none() => copy(new, old, &["type"]),
         ("apps", "DaemonSet", Part::Main) => kinds::workload::prepare_daemon_set_update(new, old),
         ("certificates.k8s.io", "CertificateSigningRequest", Part::Subresource(name)) => {
             kinds::certificate::prepare_update(new, old, name);

@@ -1,5 +1,7 @@
 //! Laws that hold for every document and every patch.
 
+#![allow(clippy::unwrap_used, reason = "a test that fails says where")]
+
 use api::codec::{coerce, decode_stored, parse};
 use api::patch::{PatchKind, apply_patch};
 use api::{Doc, Facts, FieldValidation, Format, Header, Type, canonical, decode};

@@ -1,5 +1,7 @@
 //! Protobuf and JSON are two spellings of the same object.
 
+#![allow(clippy::unwrap_used, reason = "a test that fails says where")]
+
 use api::codec::{decode_stored, envelope, to_protobuf};
 use api::{Facts, FieldValidation, Format, canonical, decode};
 use bumpalo::Bump;

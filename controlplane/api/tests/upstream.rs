@@ -7,6 +7,8 @@
 //!     > ../../controlplane/api/tests/upstream/answers.jsonl
 //! ```
 
+#![allow(clippy::unwrap_used, reason = "a test that fails says where")]
+
 use api::patch::{PatchKind, apply_patch};
 use api::strategy::{Part, SystemFields, prepare_create, prepare_update};
 use api::validate::{validate_create, validate_update};

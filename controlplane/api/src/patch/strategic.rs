@@ -358,10 +358,6 @@ fn merge_scalars<'a>(original: List<'a>, patch: List<'a>, arena: &'a Bump) -> Li
 }
 
 /// Applies items that are directives. `None` instead of a patch: the list is replaced.
-#[expect(
-    clippy::type_complexity,
-    reason = "two lists that belong together only here"
-)]
 fn special_elements<'a>(
     mut original: List<'a>,
     patch: List<'a>,

@@ -310,7 +310,8 @@ fn traffic(doc: &Doc<'_>, spec: &Value<'_>, kind: &str, path: &Path<'_>, errors:
 pub(crate) fn update(new: &Doc<'_>, old: &Doc<'_>, errors: &mut Errors) {
     let path = Path::new("spec");
     let either_external = kind_of(new) == "ExternalName" || kind_of(old) == "ExternalName";
-    if !either_external && !(is_headless(new) && is_headless(old)) {
+    let both_headless = is_headless(new) && is_headless(old);
+    if !either_external && !both_headless {
         fixed(new, old, "clusterIPs", "clusterIP", &path, errors);
     }
     if !either_external && !is_headless(new) && !is_headless(old) {
