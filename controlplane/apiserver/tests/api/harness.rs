@@ -1,5 +1,5 @@
 //! A server in a directory of its own, raw requests to it, and a `kube::Client` over it.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, reason = "a test fails where it stands")]
 
 use apiserver::{ApiServer, Options, UserInfo};
 use bytes::Bytes;

@@ -1,6 +1,6 @@
 //! Over real sockets: TLS with HTTP/1.1 and h2, client certificates, and streams through a fake
 //! kubelet.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, reason = "a test fails where it stands")]
 
 use std::{net::SocketAddr, sync::Arc};
 

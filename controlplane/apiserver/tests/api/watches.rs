@@ -1,5 +1,5 @@
 //! Watching: events in order, selectors, initial state, bookmarks, expired versions.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, reason = "a test fails where it stands")]
 
 use futures::TryStreamExt;
 use k8s_openapi::api::core::v1::ConfigMap;

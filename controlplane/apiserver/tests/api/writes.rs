@@ -1,6 +1,6 @@
 //! Writing: conflicts, no-ops, dry runs, strictness, patches, finalizers, graceful deletion,
 //! services, bindings, secrets at rest, restart.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, reason = "a test fails where it stands")]
 
 use http::Method;
 use serde_json::{Value, json};
