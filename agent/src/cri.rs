@@ -13,6 +13,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status, Streaming};
 use tonic_prost::ProstCodec;
 
+pub mod containerd;
 pub mod messages;
 
 use messages as m;
@@ -350,18 +351,32 @@ impl Client {
 
     /// The stream of container events (containerd 1.7 and later, CRI-O 1.26 and later).
     pub async fn container_events(&self) -> Result<Streaming<m::ContainerEventResponse>, Error> {
-        const CALL: &str = path!(runtime "GetContainerEvents");
+        self.stream(path!(runtime "GetContainerEvents"), m::Empty {})
+            .await
+    }
+
+    /// containerd's own events.
+    pub async fn containerd_events(&self) -> Result<Streaming<containerd::Envelope>, Error> {
+        const CALL: &str = "/containerd.services.events.v1.Events/Subscribe";
+        let filters = vec![containerd::TASK_EXITS.to_owned()];
+        self.stream(CALL, containerd::SubscribeRequest { filters })
+            .await
+    }
+
+    async fn stream<Q, A>(&self, path: &'static str, request: Q) -> Result<Streaming<A>, Error>
+    where
+        Q: Message + Default + 'static,
+        A: Message + Default + 'static,
+    {
+        let call = path.rsplit('/').next().unwrap_or(path);
         let mut grpc = self.grpc().await?;
-        let codec = ProstCodec::<m::Empty, m::ContainerEventResponse>::default();
+        let codec = ProstCodec::<Q, A>::default();
+        let path = PathAndQuery::from_static(path);
         let answer = grpc
-            .server_streaming(
-                Request::new(m::Empty {}),
-                PathAndQuery::from_static(CALL),
-                codec,
-            )
+            .server_streaming(Request::new(request), path, codec)
             .await
             .map_err(|status| Error::Call {
-                call: CALL,
+                call,
                 status: Box::new(status),
             })?;
         Ok(answer.into_inner())

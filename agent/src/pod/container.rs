@@ -27,6 +27,8 @@ pub struct Input<'a> {
     pub mounts: Vec<m::Mount>,
     pub devices: Vec<m::Device>,
     pub memory_capacity: i64,
+    /// Id of the container whose processes an ephemeral one joins.
+    pub target: Option<&'a str>,
 }
 
 pub fn config(input: Input<'_>) -> Result<m::ContainerConfig, security::Error> {
@@ -77,7 +79,12 @@ pub fn config(input: Input<'_>) -> Result<m::ContainerConfig, security::Error> {
                 container,
                 input.memory_capacity,
             )),
-            security_context: Some(security::of_container(pod, container, input.image_user)?),
+            security_context: Some(security::of_container(
+                pod,
+                container,
+                input.image_user,
+                input.target,
+            )?),
         }),
     })
 }

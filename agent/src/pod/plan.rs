@@ -25,6 +25,8 @@ pub struct Memory {
     pub hold: BTreeMap<String, Timestamp>,
     /// The same for the sandbox.
     pub sandbox_hold: Option<Timestamp>,
+    /// The node ended the pod: it is Failed for this reason, whatever its containers say.
+    pub failure: Option<Waiting>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -76,7 +78,10 @@ pub struct Input<'a> {
 impl Plan {
     pub fn new(input: Input<'_>) -> Self {
         let mut plan = Plan::default();
-        if let Some(attempt) = sandbox_needed(input.pod, input.observed) {
+        if input.memory.failure.is_some() {
+            plan.finished = true;
+            plan.stop_pod = input.observed.anything_running();
+        } else if let Some(attempt) = sandbox_needed(input.pod, input.observed) {
             plan.with_new_sandbox(input, attempt);
         } else {
             plan.in_sandbox(input);

@@ -119,10 +119,12 @@ fn groups_policy(context: &PodSecurityContext) -> i32 {
     i32::from(context.supplemental_groups_policy.as_deref() == Some("Strict"))
 }
 
+/// The container's context; `target` is the container whose processes an ephemeral one joins.
 pub fn of_container(
     pod: &Pod,
     container: &Container,
     image: &ImageUser,
+    target: Option<&str>,
 ) -> Result<m::LinuxContainerSecurityContext, Error> {
     let shared = pod_context(pod);
     let own = container.security_context.clone().unwrap_or_default();
@@ -148,7 +150,14 @@ pub fn of_container(
             drop_capabilities: c.drop.clone().unwrap_or_default(),
         }),
         privileged,
-        namespace_options: Some(namespace_options(pod)),
+        namespace_options: Some(match target {
+            Some(target_id) => m::NamespaceOption {
+                pid: m::NamespaceMode::Target as i32,
+                target_id: target_id.to_owned(),
+                ..namespace_options(pod)
+            },
+            None => namespace_options(pod),
+        }),
         selinux_options: None,
         run_as_user: user
             .or(image.uid.filter(|_| image.name.is_empty()))
@@ -227,7 +236,7 @@ mod tests {
     fn check(pod: serde_json::Value, image: &ImageUser) -> Result<(), Error> {
         let pod: Pod = serde_json::from_value(pod).unwrap();
         let container = spec::spec(&pod).containers[0].clone();
-        of_container(&pod, &container, image).map(drop)
+        of_container(&pod, &container, image, None).map(drop)
     }
 
     #[test]

@@ -4,7 +4,10 @@
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, Probe};
+use k8s_openapi::jiff::Timestamp;
 use sha2::{Digest, Sha256};
+
+use super::backoff::add;
 
 /// Grace period of a pod that names none (upstream: DefaultTerminationGracePeriodSeconds).
 const DEFAULT_GRACE: Duration = Duration::from_secs(30);
@@ -68,6 +71,20 @@ pub fn ephemeral_containers(pod: &Pod) -> Vec<Container> {
             ..Container::default()
         })
         .collect()
+}
+
+/// The container an ephemeral container debugs.
+pub fn target_of<'a>(pod: &'a Pod, name: &str) -> Option<&'a str> {
+    let list = spec(pod)
+        .ephemeral_containers
+        .as_deref()
+        .unwrap_or_default();
+    let target = list
+        .iter()
+        .find(|e| e.name == name)?
+        .target_container_name
+        .as_deref();
+    target.filter(|target| !target.is_empty())
 }
 
 /// All containers with their roles, init containers first.
@@ -151,6 +168,12 @@ pub fn grace(pod: &Pod) -> Duration {
     seconds
         .and_then(|s| u64::try_from(s).ok())
         .map_or(DEFAULT_GRACE, Duration::from_secs)
+}
+
+/// When `activeDeadlineSeconds` ends the pod.
+pub fn active_deadline(pod: &Pod, started: Option<Timestamp>) -> Option<Timestamp> {
+    let seconds = u64::try_from(spec(pod).active_deadline_seconds?).ok()?;
+    Some(add(started?, Duration::from_secs(seconds)))
 }
 
 pub fn is_terminal_phase(phase: Option<&str>) -> bool {

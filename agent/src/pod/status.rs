@@ -33,6 +33,8 @@ pub struct Input<'a> {
     pub probes: &'a BTreeMap<String, Results>,
     /// Why containers that should run do not.
     pub waiting: &'a BTreeMap<String, Waiting>,
+    /// The node ended the pod for this reason.
+    pub failure: Option<&'a Waiting>,
     /// The status last written or seen.
     pub old: &'a PodStatus,
     pub node_ips: &'a [IpAddr],
@@ -67,6 +69,11 @@ pub fn status(input: Input<'_>) -> PodStatus {
         Some(terminal @ ("Succeeded" | "Failed")) => terminal.to_owned(),
         Some(_) | None => phase.to_owned(),
     };
+    let phase = if input.failure.is_some() {
+        "Failed".to_owned()
+    } else {
+        phase
+    };
     let same_phase = old.phase.as_ref() == Some(&phase);
     let mut status = PodStatus {
         reason: old.reason.clone().filter(|_| same_phase),
@@ -80,6 +87,10 @@ pub fn status(input: Input<'_>) -> PodStatus {
         ephemeral_container_statuses: some(ephemeral),
         ..PodStatus::default()
     };
+    if let Some(failure) = input.failure {
+        status.reason = Some(failure.reason.clone());
+        status.message = Some(failure.message.clone());
+    }
     addresses(input, &mut status);
     status.conditions = Some(conditions::conditions(input, &status));
     status

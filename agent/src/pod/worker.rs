@@ -23,7 +23,7 @@ use super::events::Subject;
 use super::objects::{self, Held, Objects};
 use super::observe::{self, Exited};
 use super::observed::Observed;
-use super::plan::{self, Memory, Plan};
+use super::plan::{self, Memory, Plan, Waiting};
 use super::probe::{self, Probers, Results};
 use super::publisher::Publisher;
 use super::spec;
@@ -169,6 +169,7 @@ impl Worker {
             observed: &self.observed,
             probes: &self.results,
             waiting: &self.memory.waiting,
+            failure: self.memory.failure.as_ref(),
             old: &self.last,
             node_ips: &self.node.config.node_ips,
             runtime: &self.node.runtime_name,
@@ -230,6 +231,7 @@ impl Worker {
 
     async fn sync(&mut self) {
         let now = Timestamp::now();
+        let deadline = self.check_deadline(now);
         let plan = Plan::new(plan::Input {
             pod: &self.pod,
             observed: &self.observed,
@@ -237,7 +239,7 @@ impl Worker {
             memory: &self.memory,
             now,
         });
-        self.wake = plan.wake;
+        self.wake = plan.wake.into_iter().chain(deadline).min();
         self.note_back_off(&plan);
         if plan.finished && plan.is_empty() {
             self.phase = Phase::Finished;
@@ -258,6 +260,28 @@ impl Worker {
             task: AbortOnDropHandle::new(task),
             cancel,
         });
+    }
+
+    /// Fails the pod when its active deadline has passed; returns a deadline that is ahead.
+    fn check_deadline(&mut self, now: Timestamp) -> Option<Timestamp> {
+        let started = self.last.start_time.as_ref().map(|time| time.0);
+        let deadline = spec::active_deadline(&self.pod, started)?;
+        if deadline > now {
+            return Some(deadline);
+        }
+        if self.memory.failure.is_none() {
+            let failure = Waiting {
+                reason: "DeadlineExceeded".to_owned(),
+                message: "Pod was active on the node longer than the specified deadline".to_owned(),
+            };
+            let subject = Subject::pod(&self.pod);
+            self.node
+                .recorder
+                .normal(&subject, "DeadlineExceeded", failure.message.clone());
+            self.memory.failure = Some(failure);
+            self.publish();
+        }
+        None
     }
 
     /// Containers the plan holds back become waiting, with an event when that is new.

@@ -67,11 +67,13 @@ pub fn bind_sub_path(volume: &Path, sub: &str, target: &Path) -> io::Result<()> 
     Ok(())
 }
 
-/// Creates missing directories one by one, each opened beneath the volume.
+/// Creates missing directories one by one, each opened beneath the volume, with the volume's own mode:
+/// who may write to the volume may write to them.
 fn create_below(root: &std::fs::File, sub: &str) -> io::Result<()> {
     let how = OpenHow::new()
         .flags(OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC)
         .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_MAGICLINKS);
+    let permissions = root.metadata()?.permissions();
     let mut path = PathBuf::new();
     for part in Path::new(sub).components() {
         let parent = if path.as_os_str().is_empty() {
@@ -80,19 +82,21 @@ fn create_below(root: &std::fs::File, sub: &str) -> io::Result<()> {
             Some(openat2(root, &path, how)?)
         };
         let made = match &parent {
-            Some(parent) => nix::sys::stat::mkdirat(parent, part.as_os_str(), mode(0o750)),
-            None => nix::sys::stat::mkdirat(root, part.as_os_str(), mode(0o750)),
+            Some(parent) => nix::sys::stat::mkdirat(parent, part.as_os_str(), Mode::S_IRWXU),
+            None => nix::sys::stat::mkdirat(root, part.as_os_str(), Mode::S_IRWXU),
         };
+        path.push(part);
         match made {
-            Ok(()) | Err(nix::errno::Errno::EEXIST) => path.push(part),
+            Ok(()) => {
+                let dir = openat2(root, &path, how)?;
+                let dir = PathBuf::from(format!("/proc/self/fd/{}", dir.as_raw_fd()));
+                std::fs::set_permissions(dir, permissions.clone())?;
+            }
+            Err(nix::errno::Errno::EEXIST) => {}
             Err(error) => return Err(error.into()),
         }
     }
     Ok(())
-}
-
-fn mode(bits: u32) -> Mode {
-    Mode::from_bits_truncate(bits)
 }
 
 /// Unmounts everything at or below `dir`, deepest first.

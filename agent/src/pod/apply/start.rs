@@ -144,6 +144,9 @@ impl Job {
             mounts,
             devices: Vec::new(),
             memory_capacity: node.capacity.1,
+            target: spec::target_of(&self.pod, &container.name)
+                .and_then(|name| self.observed.latest(name))
+                .map(|seen| seen.id.as_str()),
         })
         .map_err(|error: security::Error| Failure::config(error))?;
         self.make_log_directory(container)?;

@@ -67,6 +67,7 @@ impl Case {
             observed,
             probes: &self.probes,
             waiting: &self.waiting,
+            failure: None,
             old: &self.old,
             node_ips: &["192.0.2.1".parse().unwrap()],
             runtime: "containerd",
