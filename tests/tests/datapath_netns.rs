@@ -242,9 +242,8 @@ fn connections_survive_a_new_agent_and_the_loss_of_all_conntrack_entries() {
     }
     assert_eq!(ask_again(&mut stream), ok("p3 10.244.1.2"), "picked up");
 
-    let object = std::fs::read(xtask::bpf::build(true).unwrap()).unwrap();
     let dir = lab.datapath.dir().to_path_buf();
-    let next = Datapath::load_object(&object, &dir, &lab::small()).expect("loads again");
+    let next = Datapath::load_object(lab::object(), &dir, &lab::small()).expect("loads again");
     let adopted = lab
         .in_node(|| next.adopt_links())
         .expect("links are adopted");
@@ -339,7 +338,16 @@ fn host_sockets_reach_services_without_a_translated_packet() {
         "10.96.0.10:80",
         "getpeername"
     );
-    assert!(ask(&node, VIP, 81).is_err(), "service without endpoints");
+    assert_eq!(
+        ask(&node, VIP, 81),
+        Err("connection refused".into()),
+        "no endpoints"
+    );
+    assert_eq!(
+        net::ask_mapped(&node, VIP, 80),
+        ok("p3 192.168.77.1"),
+        "IPv4 on an IPv6 socket"
+    );
     assert!(
         ask(lab.outside_ns(), VIP, 80).is_err(),
         "other namespaces are left alone"
@@ -412,4 +420,41 @@ fn a_local_traffic_policy_uses_only_this_nodes_backends() {
         .put::<agent::net::maps::SvcTable>(&1, &service)
         .unwrap();
     assert_eq!(ask(&outside, NODE_IP, 30070), ok("p2 192.168.77.100"));
+}
+
+#[test]
+fn flows_and_drops_are_told_while_a_reader_is_attached() {
+    let mut lab = Lab::new("events");
+    let (p2, p3) = (lab.pod(2), lab.pod(3));
+    serve(&p3, 8080, "p3");
+    lab.service(1, &[(cluster_ip(VIP, 80, TCP), 0)], &[(P3, 8080, 1, 0)]);
+    let mut reader = agent::net::maps::MapSet::events(lab.datapath.dir()).expect("reader");
+    assert_eq!(ask(&p2, VIP, 80), ok("p3 10.244.1.2"));
+    assert!(reader.poll(100).is_empty(), "nothing is told to nobody");
+    let mut cfg = lab
+        .maps
+        .get::<agent::net::maps::CfgTable>(&0)
+        .unwrap()
+        .unwrap();
+    cfg.flags |= abi::CFG_EVENTS_FLOWS | abi::CFG_EVENTS_DROPS;
+    lab.maps
+        .put::<agent::net::maps::CfgTable>(&0, &cfg)
+        .unwrap();
+    assert_eq!(ask(&p2, VIP, 80), ok("p3 10.244.1.2"));
+    let stray = Ipv4Addr::new(10, 96, 0, 99);
+    assert!(ask(&p2, stray, 80).is_err());
+    let events = reader.poll(100);
+    let told = |outcome: abi::Outcome| events.iter().find(|event| event.outcome == outcome as u8);
+    let flow = told(abi::Outcome::NewFlow).expect("the new flow");
+    assert_eq!(
+        (flow.src_ep, flow.dst_ep, flow.nat_dst_port.get()),
+        (2, 3, 8080)
+    );
+    assert_eq!(flow.nat_dst, abi::Addr::to_v6(V4::from(P3)));
+    assert_eq!(flow.dst, abi::Addr::to_v6(V4::from(VIP)));
+    let drop = told(abi::Outcome::NoSuchService).expect("the drop");
+    assert_eq!(
+        (drop.src_ep, drop.dst_port.get(), drop.hook),
+        (2, 80, abi::Hook::PodOut as u8)
+    );
 }

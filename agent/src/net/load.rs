@@ -79,8 +79,13 @@ impl Sizes {
             return Self::default();
         }
         let grows = |def: &&MapDef| matches!(def.kind, Kind::Hash | Kind::LruHash | Kind::LpmTrie);
-        let entries = map::ALL.iter().filter(grows).map(|def| (def.name, def.entries << doublings));
-        Self { entries: entries.collect() }
+        let entries = map::ALL
+            .iter()
+            .filter(grows)
+            .map(|def| (def.name, def.entries << doublings));
+        Self {
+            entries: entries.collect(),
+        }
     }
 }
 

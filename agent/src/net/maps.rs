@@ -211,7 +211,14 @@ impl MapSet {
                 if T::ARRAY || is_lpm {
                     walk::<T>(fd).map_err(error(T::NAME, "list"))
                 } else {
-                    batches::<T>(fd).map_err(error(T::NAME, "list"))
+                    {
+                        let mut rows = Vec::new();
+                        let copy = |keys: &[T::Key], values: &[T::Value]| {
+                            rows.extend(keys.iter().copied().zip(values.iter().copied()));
+                        };
+                        batches::<T>(fd, copy).map_err(error(T::NAME, "list"))?;
+                        Ok(rows)
+                    }
                 }
             }
             Backing::Memory(maps) => Ok(maps
@@ -281,16 +288,38 @@ impl MapSet {
         A: Addr,
         T: Table<Key = abi::CtKey<A>, Value = abi::CtValue<A>>,
     {
-        let entries = self.entries::<T>()?;
+        let mut seen = 0;
+        let mut expired = Vec::new();
+        self.each_batch::<T>(|keys, values| {
+            seen += keys.len();
+            expired.extend(keys.iter().zip(values).filter_map(|(key, value)| {
+                let life = abi::lifetime(key.proto, value.state, value.flags);
+                // One second of grace: the two directions note a packet at most a second apart.
+                (now.wrapping_sub(value.seen) as i32 > life as i32 + 1).then_some(*key)
+            }));
+        })?;
         let mut removed = 0;
-        for (key, value) in &entries {
-            let life = abi::lifetime(key.proto, value.state, value.flags);
-            // One second of grace: the two directions note a packet at most a second apart.
-            if now.wrapping_sub(value.seen) as i32 > life as i32 + 1 {
-                removed += usize::from(self.remove::<T>(key)?);
+        for key in &expired {
+            removed += usize::from(self.remove::<T>(key)?);
+        }
+        Ok((seen, removed))
+    }
+
+    /// Shows the rows of a hash, a bounded number at a time.
+    fn each_batch<T: Table>(
+        &self,
+        mut show: impl FnMut(&[T::Key], &[T::Value]),
+    ) -> Result<(), MapError> {
+        match &self.backing {
+            Backing::Kernel(fds) => {
+                batches::<T>(fd_of(fds, T::NAME), show).map_err(error(T::NAME, "list"))
+            }
+            Backing::Memory(_) => {
+                let (keys, values): (Vec<_>, Vec<_>) = self.entries::<T>()?.into_iter().unzip();
+                show(&keys, &values);
+                Ok(())
             }
         }
-        Ok((entries.len(), removed))
     }
 
     /// A reader of flows and drops; the caller sets `CFG_EVENTS_*` while it is attached.
@@ -351,8 +380,10 @@ fn walk<T: Table>(fd: BorrowedFd<'_>) -> io::Result<Vec<(T::Key, T::Value)>> {
     }
 }
 
-fn batches<T: Table>(fd: BorrowedFd<'_>) -> io::Result<Vec<(T::Key, T::Value)>> {
-    let mut rows = Vec::new();
+fn batches<T: Table>(
+    fd: BorrowedFd<'_>,
+    mut show: impl FnMut(&[T::Key], &[T::Value]),
+) -> io::Result<()> {
     // The kernel keeps its position in the map (a bucket number) in at most a key's size, at least 4.
     let mut position = vec![0; size_of::<T::Key>().max(4)];
     let mut keys = vec![T::Key::zeroed(); BATCH];
@@ -368,14 +399,9 @@ fn batches<T: Table>(fd: BorrowedFd<'_>) -> io::Result<Vec<(T::Key, T::Value)>> 
             BATCH,
         )?;
         started = true;
-        rows.extend(
-            keys.iter()
-                .copied()
-                .zip(values.iter().copied())
-                .take(batch.count),
-        );
+        show(&keys[..batch.count], &values[..batch.count]);
         if batch.last {
-            return Ok(rows);
+            return Ok(());
         }
     }
 }

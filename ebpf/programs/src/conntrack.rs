@@ -154,7 +154,7 @@ pub fn slow<A: Family, K: Kernel<A>>(
     }
     value.seen = now;
     k.ct_note(entry, now, value.flags, value.state);
-    if refresh_partner(k, packet, room, cfg) {
+    if refresh_partner(k, packet, room) {
         return Ok(Known::Go);
     }
     k.ct_delete(&packet.key);
@@ -185,11 +185,10 @@ fn refresh_partner<A: Family, K: Kernel<A>>(
     k: &mut K,
     packet: &Packet<A>,
     room: &mut Scratch<A>,
-    cfg: &Cfg,
 ) -> bool {
     let value = &room.value;
     let Some(entry) = k.ct_find(&room.back_key) else {
-        reverse(packet, value, cfg, &mut room.back);
+        reverse(packet, value, k.ifindex(), &mut room.back);
         return k.ct_create(&room.back_key, &room.back);
     };
     let other = k.ct_read(entry);
@@ -214,13 +213,14 @@ fn refresh_partner<A: Family, K: Kernel<A>>(
 pub fn reverse<A: Family>(
     packet: &Packet<A>,
     value: &CtValue<A>,
-    cfg: &Cfg,
+    ifindex: u32,
     back: &mut CtValue<A>,
 ) {
     let (deliver, out) = match value.iif {
-        IIF_UPLINK => (Deliver::World, cfg.uplink),
+        // Back by the uplink the packet came in by.
+        IIF_UPLINK => (Deliver::World, ifindex),
         IIF_HOST => (Deliver::Host, 0),
-        ifindex => (Deliver::Pod, ifindex),
+        veth => (Deliver::Pod, veth),
     };
     let iif = if value.deliver == Deliver::Pod as u8 {
         value.out

@@ -22,7 +22,7 @@ pub fn claim<A: Family, K: Kernel<A>>(
     if room.value.flags & CT_SNAT != 0 {
         translate(packet, room, cfg, 0)?;
     }
-    Ok(attempt(k, packet, room, cfg, now))
+    Ok(attempt(k, packet, room, now))
 }
 
 /// Tries one port after the other.
@@ -65,7 +65,7 @@ impl<A: Family, K: Kernel<A>> Step<K> for Search<'_, A> {
             self.ended = Some(outcome);
             return true;
         }
-        let found = attempt(k, self.packet, self.room, self.cfg, self.now);
+        let found = attempt(k, self.packet, self.room, self.now);
         if found {
             self.ended = None;
         }
@@ -105,11 +105,10 @@ fn attempt<A: Family, K: Kernel<A>>(
     k: &mut K,
     packet: &Packet<A>,
     room: &mut Scratch<A>,
-    cfg: &Cfg,
     now: u32,
 ) -> bool {
     room.back_key = packet.key.partner(&room.value);
-    conntrack::reverse(packet, &room.value, cfg, &mut room.back);
+    conntrack::reverse(packet, &room.value, k.ifindex(), &mut room.back);
     let Some(entry) = k.ct_find(&room.back_key) else {
         return k.ct_create(&room.back_key, &room.back);
     };

@@ -4,6 +4,7 @@
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::OnceLock;
 
 use abi::{
     BeKey, BeValue, Cfg, Endpoint, FeKey, FeValue, LocalAddr, Mac, NetKey, NetKind, NetValue, Node,
@@ -61,8 +62,7 @@ impl Lab {
         sysctl(&node, "net.ipv4.conf.default.rp_filter=0");
         sysctl(&node, "net.ipv4.conf.uplink.rp_filter=0");
         let _ = Datapath::remove_all(&dir);
-        let object = std::fs::read(xtask::bpf::build(true).expect("BPF object")).expect("object");
-        let datapath = Datapath::load_object(&object, &dir, sizes).expect("programs load");
+        let datapath = Datapath::load_object(object(), &dir, sizes).expect("programs load");
         let maps = datapath.maps().expect("maps");
         let mut lab = Self {
             name,
@@ -268,6 +268,15 @@ impl Drop for Lab {
         let _ = nix::mount::umount2(&self.dir, nix::mount::MntFlags::MNT_DETACH);
         let _ = std::fs::remove_dir(&self.dir);
     }
+}
+
+/// The BPF object of the sources as they are, built once per test process.
+pub fn object() -> &'static [u8] {
+    static OBJECT: OnceLock<Vec<u8>> = OnceLock::new();
+    OBJECT.get_or_init(|| {
+        let path = xtask::bpf::build(true).expect("the BPF programs compile");
+        std::fs::read(path).expect("the object can be read")
+    })
 }
 
 /// Frontend of a ClusterIP.

@@ -70,9 +70,8 @@ impl Machine {
         own_network();
         let dir = std::env::temp_dir().join(format!("wl-bpf-run-{name}"));
         let _ = Datapath::remove_all(&dir);
-        let object = std::fs::read(xtask::bpf::build(true).expect("BPF object")).expect("object");
-        let datapath =
-            Datapath::load_object(&object, &dir, &super::lab::small()).expect("programs load");
+        let datapath = Datapath::load_object(super::lab::object(), &dir, &super::lab::small())
+            .expect("programs load");
         let maps = datapath.maps().expect("maps");
         Self::Kernel(Box::new(InKernel {
             dir,

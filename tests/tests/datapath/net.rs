@@ -152,3 +152,12 @@ pub fn connect_from(ns: &str, from: u16, to: Ipv4Addr, port: u16) -> Result<TcpS
         Ok(stream)
     })
 }
+
+/// Asks by an IPv6 socket that speaks IPv4, as some runtimes do.
+pub fn ask_mapped(ns: &str, to: Ipv4Addr, port: u16) -> Result<String, String> {
+    let to = SocketAddr::from((to.to_ipv6_mapped(), port));
+    let stream = enter(ns, move || TcpStream::connect_timeout(&to, PATIENCE));
+    let mut stream = stream.map_err(|error| error.kind().to_string())?;
+    stream.set_read_timeout(Some(PATIENCE)).expect("timeout");
+    ask_again(&mut stream)
+}

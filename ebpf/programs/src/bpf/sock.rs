@@ -15,34 +15,56 @@ use super::skb::Skb;
 
 /// Let the call go on.
 const ALLOW: i32 = 1;
-/// Fail it with EPERM.
+/// Fail it, with EPERM unless told otherwise.
 const DENY: i32 = 0;
+const ECONNREFUSED: i32 = 111;
 
-/// The address fields of a context, per family.
-trait Fields: Family + FamilyMaps {
-    fn get(ctx: *mut bpf_sock_addr) -> Self;
-    fn set(ctx: *mut bpf_sock_addr, addr: Self);
+/// Where a context keeps an address of family `A`.
+trait Fields<A> {
+    fn get(ctx: *mut bpf_sock_addr) -> A;
+    fn set(ctx: *mut bpf_sock_addr, addr: A);
 }
 
-impl Fields for V4 {
+/// An IPv4 socket.
+struct Four;
+/// An IPv6 socket.
+struct Six;
+/// An IPv6 socket that speaks IPv4 (`::ffff:a.b.c.d`).
+struct Mapped;
+
+impl Fields<V4> for Four {
     #[inline(always)]
-    fn get(ctx: *mut bpf_sock_addr) -> Self {
+    fn get(ctx: *mut bpf_sock_addr) -> V4 {
         // SAFETY: the kernel passes a valid context.
-        Self(unsafe { (*ctx).user_ip4 })
+        V4(unsafe { (*ctx).user_ip4 })
     }
 
     #[inline(always)]
-    fn set(ctx: *mut bpf_sock_addr, addr: Self) {
+    fn set(ctx: *mut bpf_sock_addr, addr: V4) {
         // SAFETY: valid context.
         unsafe { (*ctx).user_ip4 = addr.0 }
     }
 }
 
-impl Fields for V6 {
+impl Fields<V4> for Mapped {
     #[inline(always)]
-    fn get(ctx: *mut bpf_sock_addr) -> Self {
+    fn get(ctx: *mut bpf_sock_addr) -> V4 {
         // SAFETY: valid context.
-        Self(unsafe {
+        V4(unsafe { (*ctx).user_ip6[3] })
+    }
+
+    #[inline(always)]
+    fn set(ctx: *mut bpf_sock_addr, addr: V4) {
+        // SAFETY: valid context.
+        unsafe { (*ctx).user_ip6[3] = addr.0 }
+    }
+}
+
+impl Fields<V6> for Six {
+    #[inline(always)]
+    fn get(ctx: *mut bpf_sock_addr) -> V6 {
+        // SAFETY: valid context.
+        V6(unsafe {
             [
                 (*ctx).user_ip6[0],
                 (*ctx).user_ip6[1],
@@ -53,7 +75,7 @@ impl Fields for V6 {
     }
 
     #[inline(always)]
-    fn set(ctx: *mut bpf_sock_addr, addr: Self) {
+    fn set(ctx: *mut bpf_sock_addr, addr: V6) {
         // SAFETY: valid context.
         unsafe {
             (*ctx).user_ip6[0] = addr.0[0];
@@ -62,6 +84,13 @@ impl Fields for V6 {
             (*ctx).user_ip6[3] = addr.0[3];
         }
     }
+}
+
+/// Whether an IPv6 socket is about to speak IPv4.
+#[inline(always)]
+fn is_mapped(ctx: &SockAddrContext) -> bool {
+    let [a, b, c, _] = Six::get(ctx.sock_addr).0;
+    a == 0 && b == 0 && c == 0xffff_u32.to_be()
 }
 
 impl<A: Family + FamilyMaps> Sockets<A> for Skb<A> {
@@ -95,7 +124,7 @@ fn is_host(ctx: *mut bpf_sock_addr) -> bool {
 }
 
 #[inline(always)]
-fn forward<A: Fields>(ctx: &SockAddrContext, connected: bool) -> i32 {
+fn forward<F: Fields<A>, A: Family + FamilyMaps>(ctx: &SockAddrContext, connected: bool) -> i32 {
     let at = ctx.sock_addr;
     if !is_host(at) {
         return ALLOW;
@@ -103,7 +132,7 @@ fn forward<A: Fields>(ctx: &SockAddrContext, connected: bool) -> i32 {
     // SAFETY: valid context.
     let call = unsafe {
         Call {
-            addr: A::get(at),
+            addr: F::get(at),
             port: Port((*at).user_port as u16),
             proto: (*at).protocol as u8,
             cookie: helper::bpf_get_socket_cookie(at.cast()),
@@ -113,7 +142,7 @@ fn forward<A: Fields>(ctx: &SockAddrContext, connected: bool) -> i32 {
     match translate(&mut k, &call, connected) {
         Ok(None) => ALLOW,
         Ok(Some((addr, port))) => {
-            A::set(at, addr);
+            F::set(at, addr);
             // SAFETY: valid context.
             unsafe { (*at).user_port = port.0 as u32 };
             k.tally(Outcome::Translated);
@@ -121,13 +150,15 @@ fn forward<A: Fields>(ctx: &SockAddrContext, connected: bool) -> i32 {
         }
         Err(outcome) => {
             k.tally(outcome);
+            // SAFETY: the helper takes a number. Linux 5.18.
+            unsafe { helper::bpf_set_retval(-ECONNREFUSED) };
             DENY
         }
     }
 }
 
 #[inline(always)]
-fn back<A: Fields>(ctx: &SockAddrContext) -> i32 {
+fn back<F: Fields<A>, A: Family + FamilyMaps>(ctx: &SockAddrContext) -> i32 {
     let at = ctx.sock_addr;
     if !is_host(at) {
         return ALLOW;
@@ -140,8 +171,8 @@ fn back<A: Fields>(ctx: &SockAddrContext) -> i32 {
         )
     };
     let k = Skb::<A>::new(core::ptr::null_mut());
-    if let Some((addr, port)) = translate_back(&k, cookie, A::get(at), port) {
-        A::set(at, addr);
+    if let Some((addr, port)) = translate_back(&k, cookie, F::get(at), port) {
+        F::set(at, addr);
         // SAFETY: valid context.
         unsafe { (*at).user_port = port.0 as u32 };
     }
@@ -150,40 +181,56 @@ fn back<A: Fields>(ctx: &SockAddrContext) -> i32 {
 
 #[cgroup_sock_addr(connect4)]
 pub fn sock_connect4(ctx: SockAddrContext) -> i32 {
-    forward::<V4>(&ctx, true)
+    forward::<Four, V4>(&ctx, true)
 }
 
 #[cgroup_sock_addr(connect6)]
 pub fn sock_connect6(ctx: SockAddrContext) -> i32 {
-    forward::<V6>(&ctx, true)
+    if is_mapped(&ctx) {
+        forward::<Mapped, V4>(&ctx, true)
+    } else {
+        forward::<Six, V6>(&ctx, true)
+    }
 }
 
 #[cgroup_sock_addr(sendmsg4)]
 pub fn sock_sendmsg4(ctx: SockAddrContext) -> i32 {
-    forward::<V4>(&ctx, false)
+    forward::<Four, V4>(&ctx, false)
 }
 
 #[cgroup_sock_addr(sendmsg6)]
 pub fn sock_sendmsg6(ctx: SockAddrContext) -> i32 {
-    forward::<V6>(&ctx, false)
+    if is_mapped(&ctx) {
+        forward::<Mapped, V4>(&ctx, false)
+    } else {
+        forward::<Six, V6>(&ctx, false)
+    }
 }
 
 #[cgroup_sock_addr(recvmsg4)]
 pub fn sock_recvmsg4(ctx: SockAddrContext) -> i32 {
-    back::<V4>(&ctx)
+    back::<Four, V4>(&ctx)
 }
 
 #[cgroup_sock_addr(recvmsg6)]
 pub fn sock_recvmsg6(ctx: SockAddrContext) -> i32 {
-    back::<V6>(&ctx)
+    if is_mapped(&ctx) {
+        back::<Mapped, V4>(&ctx)
+    } else {
+        back::<Six, V6>(&ctx)
+    }
 }
 
 #[cgroup_sock_addr(getpeername4)]
 pub fn sock_getpeername4(ctx: SockAddrContext) -> i32 {
-    back::<V4>(&ctx)
+    back::<Four, V4>(&ctx)
 }
 
 #[cgroup_sock_addr(getpeername6)]
 pub fn sock_getpeername6(ctx: SockAddrContext) -> i32 {
-    back::<V6>(&ctx)
+    if is_mapped(&ctx) {
+        back::<Mapped, V4>(&ctx)
+    } else {
+        back::<Six, V6>(&ctx)
+    }
 }
