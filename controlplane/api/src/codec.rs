@@ -100,12 +100,18 @@ impl DecodeError {
         };
         match self {
             DecodeError::Kind(text) => Status::bad_request(text.clone()),
-            DecodeError::Syntax(_) | DecodeError::Value(_) | DecodeError::Strict(_) => {
-                Status::bad_request(format!(
-                    "{kind} in version {} cannot be handled as a {kind}: {self}",
-                    crate::status::quote(short_version(&api_version)),
-                ))
-            }
+            // A text that cannot be read does not say what it is.
+            DecodeError::Syntax(text) if text.starts_with("yaml: ") => Status::bad_request(
+                format!("the object provided is unrecognized (must be of type {kind}): {text}"),
+            ),
+            DecodeError::Syntax(text) => Status::bad_request(format!(
+                "the object provided is unrecognized (must be of type {kind}): couldn't get \
+                 version/kind; json parse error: {text}"
+            )),
+            DecodeError::Value(_) | DecodeError::Strict(_) => Status::bad_request(format!(
+                "{kind} in version {} cannot be handled as a {kind}: {self}",
+                crate::status::quote(short_version(&api_version)),
+            )),
         }
     }
 }
@@ -113,6 +119,17 @@ impl DecodeError {
 /// The last part of an apiVersion.
 fn short_version(api_version: &str) -> &str {
     api_version.rsplit('/').next().unwrap_or(api_version)
+}
+
+/// As [`parse`], with what is wrong without being an error: duplicate keys.
+pub(crate) fn parse_with_problems<'a>(
+    format: Format,
+    bytes: &'a [u8],
+    arena: &'a Bump,
+) -> Result<(Value<'a>, Vec<String>), DecodeError> {
+    let mut problems = Vec::new();
+    let value = parse_noting(format, bytes, arena, &mut problems)?;
+    Ok((value, problems))
 }
 
 /// Parses bytes without a shape: JSON or YAML as a plain tree. Duplicate keys keep the last value.

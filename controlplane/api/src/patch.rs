@@ -9,7 +9,7 @@ use thiserror::Error;
 
 use crate::codec::{self, DecodeError, FieldValidation, Format};
 use crate::doc::{Doc, Value};
-use crate::status::{Cause, Status};
+use crate::status::{Cause, FieldError, Status};
 
 pub mod json;
 pub mod merge;
@@ -62,9 +62,15 @@ pub enum PatchError {
     /// The patch is well-formed but does not fit the object: 422.
     #[error("{0}")]
     Unprocessable(String),
-    /// The result does not fit the shape of the kind.
-    #[error(transparent)]
-    Decode(#[from] DecodeError),
+    /// The result does not fit the shape of the kind: 422.
+    #[error("{error}")]
+    Decode {
+        /// What is wrong.
+        #[source]
+        error: DecodeError,
+        /// The patched object, or the patch, as upstream shows it.
+        shown: String,
+    },
     /// The patch has too many operations: 413.
     #[error("{0}")]
     TooLarge(String),
@@ -75,7 +81,7 @@ pub enum PatchError {
 
 impl PatchError {
     /// The Status the server answers with; group, version and kind are the endpoint's.
-    pub fn to_status(&self, group: &str, version: &str, kind: &str) -> Status {
+    pub fn to_status(&self, _group: &str, _version: &str, _kind: &str) -> Status {
         match self {
             PatchError::Malformed(text) => Status::bad_request(text.clone()),
             PatchError::Unprocessable(text) => Status::new(
@@ -88,7 +94,10 @@ impl PatchError {
                 message: text.clone(),
                 field: String::new(),
             }),
-            PatchError::Decode(error) => error.to_status(group, version, kind),
+            PatchError::Decode { error, shown } => {
+                let error = FieldError::invalid("patch", shown, error.to_string());
+                Status::invalid("", "", "", &[error])
+            }
             PatchError::TooLarge(text) => Status::too_large(text),
             PatchError::Unsupported => Status::unsupported_media_type(&PatchKind::MEDIA_TYPES[..3]),
         }
@@ -104,43 +113,119 @@ pub fn apply_patch<'a>(
     validation: FieldValidation,
     arena: &'a Bump,
 ) -> Result<(Doc<'a>, Vec<String>), PatchError> {
-    let patch = parse_patch(kind, patch, arena)?;
+    let (root, mut problems) = patched(kind, current, patch, arena)?;
+    let strict = validation == FieldValidation::Strict;
+    let lenient = if strict {
+        FieldValidation::Warn
+    } else {
+        validation
+    };
+    let failed = |error| PatchError::Decode {
+        error,
+        shown: shown(kind, current, patch, arena),
+    };
+    let (doc, warnings) = codec::coerce(root, current.schema(), lenient, arena).map_err(failed)?;
+    if validation == FieldValidation::Ignore {
+        return Ok((doc, Vec::new()));
+    }
+    problems.extend(warnings);
+    if strict && !problems.is_empty() {
+        return Err(failed(DecodeError::Strict(problems)));
+    }
+    Ok((doc, problems))
+}
+
+/// The patched tree before it is fitted to the shape, and what is wrong with the patch.
+fn patched<'a>(
+    kind: PatchKind,
+    current: &Doc<'a>,
+    patch: &'a [u8],
+    arena: &'a Bump,
+) -> Result<(Value<'a>, Vec<String>), PatchError> {
+    let (patch, problems) = parse_patch(kind, patch, arena)?;
     let mut root = current.root().clone();
     match kind {
         PatchKind::Json => json::apply(&mut root, &patch, arena)?,
         PatchKind::Merge => merge::apply(&mut root, patch, arena),
-        PatchKind::Strategic => {
-            strategic::apply(&mut root, patch, current.schema(), arena)?;
-        }
+        PatchKind::Strategic => strategic::apply(&mut root, patch, current.schema(), arena)?,
         PatchKind::Apply => return Err(PatchError::Unsupported),
     }
-    let (doc, warnings) = codec::coerce(root, current.schema(), validation, arena)?;
-    Ok((doc, warnings))
+    Ok((root, problems))
+}
+
+/// What upstream shows of a patch that does not fit: a strategic patch itself, else the patched object.
+/// Computed again, since almost every patch fits.
+fn shown<'a>(kind: PatchKind, current: &Doc<'a>, patch: &'a [u8], arena: &'a Bump) -> String {
+    if kind == PatchKind::Strategic {
+        return parse_patch(kind, patch, arena)
+            .map(|(v, _)| go_text(&v))
+            .unwrap_or_default();
+    }
+    let mut text = Vec::new();
+    if let Ok((root, _)) = patched(kind, current, patch, arena) {
+        codec::write_value(&root, &mut text);
+    }
+    String::from_utf8_lossy(&text).into_owned()
+}
+
+/// A value as Go prints it with `%+v`: maps sorted by key, no quotes.
+fn go_text(value: &Value<'_>) -> String {
+    match value {
+        Value::Null => "<nil>".to_owned(),
+        Value::String(text) => (*text).to_owned(),
+        Value::List(list) => {
+            let items: Vec<String> = list.iter().map(go_text).collect();
+            format!("[{}]", items.join(" "))
+        }
+        Value::Object(object) => {
+            let mut items: Vec<String> = object
+                .iter()
+                .map(|(key, value)| format!("{key}:{}", go_text(value)))
+                .collect();
+            items.sort();
+            format!("map[{}]", items.join(" "))
+        }
+        Value::Bool(_) | Value::Int(_) | Value::Float(_) => {
+            let mut text = Vec::new();
+            codec::write_value(value, &mut text);
+            String::from_utf8_lossy(&text).into_owned()
+        }
+    }
 }
 
 fn parse_patch<'a>(
     kind: PatchKind,
     bytes: &'a [u8],
     arena: &'a Bump,
-) -> Result<Value<'a>, PatchError> {
-    let value = codec::parse(Format::Json, bytes, arena)
-        .map_err(|error| PatchError::Malformed(error.to_string()))?;
+) -> Result<(Value<'a>, Vec<String>), PatchError> {
+    let prefix = if kind == PatchKind::Strategic {
+        ""
+    } else {
+        "error decoding patch: "
+    };
+    let (value, mut problems) = codec::parse_with_problems(Format::Json, bytes, arena)
+        .map_err(|error| PatchError::Malformed(format!("{prefix}{error}")))?;
     let fits = match kind {
         PatchKind::Json => matches!(value, Value::List(_)),
         PatchKind::Merge | PatchKind::Strategic | PatchKind::Apply => {
             matches!(value, Value::Object(_))
         }
     };
-    if fits {
-        return Ok(value);
+    if !fits {
+        let wanted = if kind == PatchKind::Json {
+            "[]handlers.jsonPatchOp"
+        } else {
+            "map[string]interface {}"
+        };
+        return Err(PatchError::Malformed(format!(
+            "{prefix}json: cannot unmarshal {} into Go value of type {wanted}",
+            codec::json_kind(&value)
+        )));
     }
-    let wanted = if kind == PatchKind::Json {
-        "[]handlers.jsonPatchOp"
-    } else {
-        "map[string]interface {}"
-    };
-    Err(PatchError::Malformed(format!(
-        "error decoding patch: json: cannot unmarshal {} into Go value of type {wanted}",
-        crate::codec::json_kind(&value)
-    )))
+    if kind == PatchKind::Json {
+        problems
+            .iter_mut()
+            .for_each(|problem| problem.insert_str(0, "json patch "));
+    }
+    Ok((value, problems))
 }

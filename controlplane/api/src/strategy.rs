@@ -63,6 +63,7 @@ pub fn prepare_create(resource: &Resource, doc: &mut Doc<'_>, system: SystemFiel
         ("", "PersistentVolume" | "PersistentVolumeClaim") => {
             doc.set_str(&["status", "phase"], "Pending");
         }
+        ("", "ServiceAccount") => kinds::config::clean_secret_references(doc),
         ("apps", "DaemonSet") => kinds::workload::prepare_daemon_set_create(doc),
         _ => {}
     }
@@ -95,6 +96,7 @@ pub fn prepare_update<'a>(resource: &Resource, new: &mut Doc<'a>, old: &Doc<'a>,
 fn prepare_kind_update<'a>(resource: &Resource, new: &mut Doc<'a>, old: &Doc<'a>, part: Part<'_>) {
     match (resource.group, resource.kind, part) {
         ("", "Pod", Part::Subresource("status")) => kinds::pod::prepare_status_update(new, old),
+        ("", "ServiceAccount", Part::Main) => kinds::config::clean_secret_references(new),
         ("", "Namespace", Part::Main) => copy(new, old, &["spec", "finalizers"]),
         ("", "Service", Part::Main) => kinds::service::prepare_update(new, old),
         ("", "Secret", Part::Main) if new.get(&["type"]).is_none() => copy(new, old, &["type"]),

@@ -1,4 +1,4 @@
-//! ConfigMaps, Secrets, Leases and Events: validation.
+//! ConfigMaps, Secrets, Leases and Events: validation; ServiceAccounts: strategy.
 //!
 //! Port of their part of `pkg/apis/core/validation` and of `pkg/apis/coordination/validation`.
 
@@ -53,6 +53,18 @@ pub(crate) fn config_map(doc: &Doc<'_>, errors: &mut Errors) {
     }
     if size > MAX_DATA_BYTES {
         errors.too_long(&Path::new(""), MAX_DATA_BYTES);
+    }
+}
+
+/// A ServiceAccount refers to its secrets by name alone.
+pub(crate) fn clean_secret_references(doc: &mut Doc<'_>) {
+    let secrets = doc.get_mut(&["secrets"]).and_then(Value::as_list_mut);
+    for secret in secrets
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_object_mut)
+    {
+        secret.retain(|key, _| key == "name");
     }
 }
 
