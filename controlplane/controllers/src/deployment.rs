@@ -95,8 +95,16 @@ impl Sized {
         Self { set, size }
     }
 
+    /// Available replicas that this size keeps; the status may still tell of a larger one.
     fn available(&self) -> i32 {
-        self.set.status.available_replicas
+        self.set.status.available_replicas.min(self.size)
+    }
+
+    /// The same, but nothing while the status does not speak of the present size yet: what is
+    /// not known to be available must not let other replicas go.
+    fn confirmed_available(&self) -> i32 {
+        let is_stale = self.set.status.observed_generation != self.set.metadata.generation;
+        if is_stale { 0 } else { self.available() }
     }
 }
 

@@ -29,6 +29,9 @@ mod replicaset;
 mod rootca;
 mod serviceaccount;
 
+#[cfg(test)]
+mod sim;
+
 use std::sync::Arc;
 
 use ipnetwork::IpNetwork;

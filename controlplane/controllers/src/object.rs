@@ -57,7 +57,6 @@ pub trait MetaExt {
     fn annotation(&self, key: &str) -> Option<&str>;
     fn is_deleting(&self) -> bool;
     fn controller(&self) -> Option<&OwnerReference>;
-    fn controlled_by(&self, uid: &str) -> bool;
     fn created(&self) -> Timestamp;
 }
 
@@ -92,10 +91,6 @@ impl MetaExt for ObjectMeta {
             .as_ref()?
             .iter()
             .find(|r| r.controller == Some(true))
-    }
-
-    fn controlled_by(&self, uid: &str) -> bool {
-        self.controller().is_some_and(|r| r.uid == uid)
     }
 
     fn created(&self) -> Timestamp {

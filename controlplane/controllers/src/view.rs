@@ -104,11 +104,14 @@ macro_rules! world {
                 $(self.$field.is_synced())&&*
             }
 
-            /// The kinds not listed yet.
-            pub fn unsynced(&self) -> Vec<&'static str> {
-                let mut kinds = Vec::new();
-                $(if !self.$field.is_synced() { kinds.push(stringify!($kind)); })*
-                kinds
+            /// Takes in that an object is gone: what a simulated watch delivers.
+            #[cfg(test)]
+            pub fn forget(&mut self, resource: &Resource, object: Value) -> Vec<Change> {
+                $(if *resource == $kind::RESOURCE {
+                    let object = serde_json::from_value(object).expect("a valid object");
+                    return self.deliver(Delivery::$kind(Event::Delete(object)));
+                })*
+                Vec::new()
             }
         }
     };

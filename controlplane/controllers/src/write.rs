@@ -35,11 +35,6 @@ pub enum Verb {
     Create {
         body: Value,
     },
-    /// POST to a subresource, such as `pods/binding`.
-    CreateSub {
-        subresource: &'static str,
-        body: Value,
-    },
     /// PUT of a whole object the controller owns alone.
     Replace {
         body: Value,
@@ -214,7 +209,6 @@ impl Write {
     fn describe(&self) -> String {
         let verb = match &self.verb {
             Verb::Create { .. } => "create",
-            Verb::CreateSub { subresource, .. } => subresource,
             Verb::Replace { .. } => "update",
             Verb::Edit {
                 subresource: None, ..
@@ -243,9 +237,6 @@ pub async fn apply(client: &Client, write: &Write) -> Result<Written, WriteError
         Verb::Create { body } => {
             let collection = resource.collection(&key.namespace);
             send(client, Method::POST, &collection, JSON, body).await
-        }
-        Verb::CreateSub { subresource, body } => {
-            send(client, Method::POST, &object(Some(subresource)), JSON, body).await
         }
         Verb::Replace { body } => send(client, Method::PUT, &object(None), JSON, body).await,
         Verb::Edit {

@@ -78,7 +78,7 @@ pub fn shrink_old(rollout: &mut Rollout<'_>) {
     let new_unavailable = rollout
         .new
         .as_ref()
-        .map_or(0, |new| new.size - new.available());
+        .map_or(0, |new| new.size - new.confirmed_available());
     let max_scaled_down = rollout.total() - min_available - new_unavailable;
     if max_scaled_down <= 0 {
         return;
@@ -89,7 +89,7 @@ pub fn shrink_old(rollout: &mut Rollout<'_>) {
         old.size -= unhealthy;
         room -= unhealthy;
     }
-    let available: i32 = rollout.all().map(Sized::available).sum();
+    let available: i32 = rollout.all().map(Sized::confirmed_available).sum();
     let mut room = (available - min_available).max(0);
     for old in rollout.old.iter_mut().filter(|old| old.size > 0) {
         let down = old.size.min(room);

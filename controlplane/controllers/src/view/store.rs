@@ -59,14 +59,6 @@ impl<K: Projection + Indexed> Store<K> {
         self.objects.iter()
     }
 
-    pub fn len(&self) -> usize {
-        self.objects.len()
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.objects.is_empty()
-    }
-
     pub fn is_synced(&self) -> bool {
         self.synced
     }
@@ -313,7 +305,7 @@ mod tests {
         store.deliver(Event::Delete(pod("a", 7, json!({}))));
         assert!(store.observe(pod("a", 5, json!({}))).is_none());
         assert!(store.observe(pod("b", 8, json!({}))).is_some());
-        assert_eq!(store.len(), 1);
+        assert_eq!(store.iter().count(), 1);
     }
 
     #[test]
