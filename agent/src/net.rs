@@ -16,6 +16,7 @@ pub mod cni;
 pub mod condition;
 pub mod core;
 pub mod dns;
+pub mod dump;
 pub mod engine;
 pub mod explain;
 pub mod flows;

@@ -90,12 +90,9 @@ async fn run(client: Client, sender: watch::Sender<Arc<State>>) {
 }
 
 /// The watch of one kind as changes; errors are logged, and retried with back-off for ever.
-fn changes<T: Projection>(
-    client: Client,
-    wrap: fn(Change<T>) -> Update,
-) -> impl Stream<Item = Update> + Send
+fn changes<T>(client: Client, wrap: fn(Change<T>) -> Update) -> impl Stream<Item = Update> + Send
 where
-    T: std::fmt::Debug,
+    T: Projection + std::fmt::Debug,
 {
     let api = Api::<T::Raw>::all(client);
     watcher::watcher(api, watcher::Config::default())
@@ -195,6 +192,38 @@ fn kept<T: Projection>(table: &OrdMap<T::Key, Arc<T>>, key: &T::Key, new: Arc<T>
         Some(old) if **old == *new => old.clone(),
         _ => new,
     }
+}
+
+/// A complete state of these objects, for tests of what is made of it.
+#[cfg(test)]
+pub(crate) fn state_of(objects: &[serde_json::Value]) -> State {
+    fn listed<T: Projection>(object: &serde_json::Value) -> Change<T> {
+        let raw = serde_json::from_value(object.clone()).expect("the test's object is well-formed");
+        let key = T::key(&raw).expect("the test's object has a name");
+        Change::Applied(key.clone(), Arc::new(T::project(key, raw)))
+    }
+    let (mut state, mut staged) = (State::default(), Staged::default());
+    for object in objects {
+        let update = match object["kind"].as_str().expect("an object has a kind") {
+            "Node" => Update::Node(listed(object)),
+            "Service" => Update::Service(listed(object)),
+            "EndpointSlice" => Update::Slice(listed(object)),
+            "NetworkPolicy" => Update::Policy(listed(object)),
+            "Namespace" => Update::Namespace(listed(object)),
+            "Pod" => Update::Pod(listed(object)),
+            other => panic!("{other} is not watched"),
+        };
+        merge(&mut state, &mut staged, update);
+    }
+    state.synced = crate::state::Synced {
+        nodes: true,
+        services: true,
+        slices: true,
+        policies: true,
+        namespaces: true,
+        pods: true,
+    };
+    state
 }
 
 #[cfg(test)]

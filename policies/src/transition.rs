@@ -37,11 +37,12 @@ pub fn transition(old: &Compiled, new: &Compiled, world: &World) -> Vec<Step> {
             .filter(|(k, v)| known.iter().all(|c| c.rows.get(k) != Some(v)));
         fresh.map(|(k, v)| (*k, v.clone())).collect()
     };
-    let mut steps = Vec::new();
-    steps.push(Step::AddRows(added(&middle.rows, &[old])));
-    steps.push(Step::Ranges(middle.ranges.clone()));
-    steps.push(Step::Peers(middle.peers.clone()));
-    steps.push(Step::Endpoints(new.endpoints.clone()));
+    let mut steps = vec![
+        Step::AddRows(added(&middle.rows, &[old])),
+        Step::Ranges(middle.ranges.clone()),
+        Step::Peers(middle.peers.clone()),
+        Step::Endpoints(new.endpoints.clone()),
+    ];
     if middle.universe != new.universe {
         steps.push(Step::AddRows(added(&new.rows, &[old, &middle])));
         steps.push(Step::Ranges(new.ranges.clone()));

@@ -97,8 +97,10 @@ pub struct Core {
 impl Core {
     /// Takes the maps over with what they hold.
     pub fn new(maps: MapSet, node_name: &str, cluster_dns: &[IpAddr]) -> Result<Self, MapError> {
+        let writer = Writer::new(maps)?;
         Ok(Self {
-            writer: Writer::new(maps)?,
+            policy: policy::Policy::recover(writer.tables()),
+            writer,
             node_name: node_name.into(),
             cluster_dns: cluster_dns.to_vec(),
             state: Arc::default(),
@@ -117,7 +119,6 @@ impl Core {
             pool: Pool::default(),
             indices: Indices::default(),
             attachments: BTreeMap::new(),
-            policy: policy::Policy::default(),
             host_ports: BTreeMap::new(),
         })
     }
@@ -130,6 +131,11 @@ impl Core {
     /// The maps themselves, for what is not a derived row.
     pub fn maps(&mut self) -> &mut MapSet {
         self.writer.maps()
+    }
+
+    /// Map writes so far.
+    pub fn writes(&self) -> u64 {
+        self.writer.writes()
     }
 
     pub fn state(&self) -> &Arc<State> {
@@ -512,3 +518,6 @@ fn changed_services(old: &State, new: &State) -> BTreeSet<ObjectKey> {
     }
     changed
 }
+
+#[cfg(test)]
+mod tests;

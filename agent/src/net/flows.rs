@@ -16,8 +16,10 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::dump;
 use super::engine::Handle;
 use super::maps::MapSet;
+use super::rows::Tables;
 use crate::state::State;
 
 /// Pause between two looks at the ring buffer.
@@ -32,6 +34,8 @@ const REQUEST_LIMIT: u64 = 64;
 const FLOWS: &str = "flows";
 /// First word of a connection: the counters, once.
 const COUNTERS: &str = "counters";
+/// First word of a connection: what the maps hold, once.
+const DUMP: &str = "dump";
 
 /// One event.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -142,6 +146,12 @@ async fn reader(
                 stream.write_all(line.as_bytes()).await?;
             }
             Ok(())
+        }
+        DUMP => {
+            let maps = MapSet::open(bpf_dir).map_err(std::io::Error::other)?;
+            let tables = Tables::dump(&maps).map_err(std::io::Error::other)?;
+            let text = dump::lines(&tables).join("\n") + "\n";
+            stream.write_all(text.as_bytes()).await
         }
         other => Err(std::io::Error::other(format!("unknown request {other:?}"))),
     }
@@ -314,6 +324,11 @@ pub async fn counters(run_dir: &Path, json: bool) -> std::io::Result<()> {
         serde_json::from_str::<Counter>(line).map_or_else(|_| line.to_owned(), |c| c.to_string())
     })
     .await
+}
+
+/// Prints what the datapath's maps hold, a line per row.
+pub async fn maps(run_dir: &Path) -> std::io::Result<()> {
+    ask(run_dir, DUMP, str::to_owned).await
 }
 
 async fn ask(run_dir: &Path, word: &str, show: impl Fn(&str) -> String) -> std::io::Result<()> {

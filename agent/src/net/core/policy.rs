@@ -6,13 +6,16 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
+use abi::{NetKey, NetKind, NetValue};
+use ipnetwork::IpNetwork;
 use policies::{Compiled, Name, NamedPort, World};
 
 use super::{Core, Phase};
 use crate::net::plan::endpoint::Verdicts;
 use crate::net::plan::node::RangeClasses;
 use crate::net::plan::policy::{keys_of, peer_row, rows_of};
-use crate::net::rows::{Key, Row, Step};
+use crate::net::plan::service::Family;
+use crate::net::rows::{Key, Row, Step, Tables};
 use crate::state::{NetworkPolicy, Node, ObjectKey, Pod, State};
 
 /// Policies as planned.
@@ -33,6 +36,19 @@ pub(super) struct Policy {
 }
 
 impl Policy {
+    /// Until the policies are known, ranges keep the classes an earlier agent gave them.
+    pub(super) fn recover(tables: &Tables) -> Self {
+        let wanted = |v: &NetValue| v.class != 0 || v.kind == NetKind::World as u8;
+        let v4 = tables.net4.iter().filter(|(_, v)| wanted(v));
+        let v4 = v4.filter_map(|(k, v)| Some((range(k)?, v.class)));
+        let v6 = tables.net6.iter().filter(|(_, v)| wanted(v));
+        let v6 = v6.filter_map(|(k, v)| Some((range(k)?, v.class)));
+        Self {
+            ranges: v4.chain(v6).collect(),
+            ..Self::default()
+        }
+    }
+
     pub(super) fn endpoint_changed(&mut self) {
         self.dirty = true;
     }
@@ -195,6 +211,8 @@ impl Core {
 
     /// Rows an earlier agent left and nobody needs.
     fn prune_policy(&mut self, now: Instant) {
+        let ranges = self.policy.compiled.ranges.clone();
+        self.policy_step(policies::Step::Ranges(ranges), now);
         self.write_peers(&self.policy.compiled.peers.clone(), now);
         let rows = self.policy.compiled.rows.iter();
         let wanted: HashSet<Key> = rows
@@ -245,6 +263,10 @@ impl Core {
         self.policy.local = local;
         pods
     }
+}
+
+fn range<A: Family>(key: &NetKey<A>) -> Option<IpNetwork> {
+    IpNetwork::new(key.addr.ip(), u8::try_from(key.prefix_len).ok()?).ok()
 }
 
 fn name(key: &ObjectKey) -> Name {
