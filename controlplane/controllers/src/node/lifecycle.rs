@@ -118,7 +118,9 @@ impl NodeLifecycle {
     fn silent_in(&mut self, world: &World, key: &Key, node: &Node, now: Timestamp) -> Duration {
         let lease = world.leases.get(&Key::new(NODE_LEASE_NAMESPACE, &key.name));
         let lease = lease.and_then(|lease| lease.spec.renew_time.clone());
+        // Unknown is what we say, not what the kubelet says.
         let heartbeat = condition(&node.status.conditions, READY)
+            .filter(|ready| ready.status != "Unknown")
             .and_then(|ready| ready.last_heartbeat_time.clone());
         let never = lease.is_none() && heartbeat.is_none();
         let pulse = self.pulses.entry(key.clone()).or_insert_with(|| Pulse {
@@ -127,7 +129,8 @@ impl NodeLifecycle {
             seen: if never { node.metadata.created() } else { now },
             never,
         });
-        if pulse.lease != lease || pulse.heartbeat != heartbeat {
+        let is_news = heartbeat.is_some() && pulse.heartbeat != heartbeat;
+        if pulse.lease != lease || is_news {
             *pulse = Pulse {
                 lease,
                 heartbeat,
