@@ -93,7 +93,7 @@ impl Lab {
     /// Makes pods and waits until all are Ready.
     pub fn run_pods(&self, pods: &[ToolboxPod<'_>]) -> Result<()> {
         let manifests: Vec<String> = pods.iter().map(|pod| pod.manifest().to_string()).collect();
-        self.apply(&manifests.join("\n---\n"))?;
+        self.apply(&manifests.join("\n"))?;
         pods.iter()
             .try_for_each(|pod| self.ready(pod.namespace, &[&format!("pod/{}", pod.name)]))
     }
