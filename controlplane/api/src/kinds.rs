@@ -22,6 +22,7 @@ pub(crate) fn validate_create(resource: &Resource, doc: &Doc<'_>, errors: &mut E
     match (resource.group, resource.kind) {
         ("", "Pod") => pod::validate::create(doc, errors),
         ("", "Node") => node::create(doc, errors),
+        ("", "Namespace") => namespace::finalizers(doc, false, errors),
         ("apps", "ControllerRevision") => workload::validate::revision(doc, true, errors),
         ("certificates.k8s.io", "CertificateSigningRequest") => certificate::create(doc, errors),
         ("", "Endpoints") => endpoints::endpoints(doc, None, errors),
@@ -65,9 +66,13 @@ pub(crate) fn validate_update(
     match (resource.group, resource.kind, part) {
         ("", "Pod", "") => pod::update::update(new, old, errors),
         ("", "Pod", "status") => pod::update::status(new, old, errors),
+        ("", "Node", "") => {
+            node::create(new, errors);
+            node::update(new, old, errors);
+        }
         ("", "Node", _) => node::update(new, old, errors),
         ("", "Namespace", "status") => namespace::status(new, errors),
-        ("", "Namespace", "finalize") => namespace::finalizers(new, errors),
+        ("", "Namespace", "finalize") => namespace::finalizers(new, true, errors),
         ("", "Service", "") => service::validate::update(new, old, errors),
         ("", "Endpoints", _) => endpoints::endpoints(new, Some(old), errors),
         ("discovery.k8s.io", "EndpointSlice", _) => endpoints::slice(new, Some(old), errors),

@@ -46,9 +46,15 @@ pub const COVERED: [(&str, &str); 22] = [
 /// Validates a new object.
 pub fn validate_create(resource: &Resource, doc: &Doc<'_>) -> Vec<FieldError> {
     let mut errors = Errors::default();
-    if has_meta_rules(resource) {
-        meta::create(resource, doc, &mut errors);
+    if is_core_event(resource) {
+        // Upstream looks at the metadata of core events only when all else is well.
+        kinds::validate_create(resource, doc, &mut errors);
+        if errors.0.is_empty() {
+            meta::create(resource, doc, &mut errors);
+        }
+        return errors.0;
     }
+    meta::create(resource, doc, &mut errors);
     kinds::validate_create(resource, doc, &mut errors);
     errors.0
 }
@@ -61,14 +67,11 @@ pub fn validate_update(
     part: Part<'_>,
 ) -> Vec<FieldError> {
     let mut errors = Errors::default();
-    if has_meta_rules(resource) {
-        meta::update(new, old, &mut errors);
-    }
+    meta::update(new, old, &mut errors);
     kinds::validate_update(resource, new, old, part, &mut errors);
     errors.0
 }
 
-/// Upstream has never checked the metadata of core events.
-fn has_meta_rules(resource: &Resource) -> bool {
-    (resource.group, resource.kind) != ("", "Event")
+fn is_core_event(resource: &Resource) -> bool {
+    (resource.group, resource.kind) == ("", "Event")
 }

@@ -14,7 +14,7 @@ use bumpalo::Bump;
 
 use super::{DecodeError, FieldValidation, canonical, json_kind};
 use crate::doc::{Doc, Object, Value};
-use crate::quantity::Quantity;
+use crate::quantity::{Quantity, QuantityError};
 use crate::schema::{Field, Struct, Type};
 use crate::status::quote;
 use crate::time::{canonical_micro_time, canonical_time};
@@ -89,7 +89,7 @@ impl<'a> Fitter<'a> {
             (Type::List(element), Value::List(list)) => {
                 for (i, item) in list.iter_mut().enumerate() {
                     self.path.push(Segment::Index(i));
-                    self.element(item, element)?;
+                    self.element(item, element, element_name(go_type))?;
                     self.path.pop();
                 }
                 Ok(())
@@ -97,7 +97,7 @@ impl<'a> Fitter<'a> {
             (Type::Map(element), Value::Object(object)) => {
                 for (key, item) in object.iter_mut() {
                     self.path.push(Segment::Key(key));
-                    self.element(item, element)?;
+                    self.element(item, element, element_name(go_type))?;
                     self.path.pop();
                 }
                 Ok(())
@@ -127,12 +127,19 @@ impl<'a> Fitter<'a> {
                 let text = *text;
                 self.canonical_text(value, text, canonical_base64(text))
             }
+            // A quantity reads whatever text it is given.
+            (Type::Quantity, _) => Err(DecodeError::Value(QuantityError::Format.to_string())),
             (ty, value) => Err(self.mismatch(value, ty, go_type)),
         }
     }
 
     /// An item of a list or map: null is the zero value.
-    fn element(&mut self, value: &mut Value<'a>, ty: &Type) -> Result<(), DecodeError> {
+    fn element(
+        &mut self,
+        value: &mut Value<'a>,
+        ty: &Type,
+        go_type: &'static str,
+    ) -> Result<(), DecodeError> {
         if value.is_null() {
             *value = match ty {
                 Type::String | Type::Duration | Type::Bytes => Value::String(""),
@@ -149,7 +156,7 @@ impl<'a> Fitter<'a> {
                 | Type::Map(_) => return Ok(()),
             };
         }
-        self.value(value, ty, "")
+        self.value(value, ty, go_type)
     }
 
     fn fields(
@@ -251,10 +258,8 @@ impl<'a> Fitter<'a> {
                 Segment::Key(_) | Segment::Index(_) => None,
             })
             .collect();
-        // Types that decode themselves do not know where they are.
-        let alone = matches!(ty, Type::Time | Type::MicroTime);
         DecodeError::Value(match fields.last() {
-            Some((_, of)) if !alone => {
+            Some((_, of)) => {
                 let mut path = String::new();
                 for (field, _) in &fields {
                     for name in [field.via, field.name].iter().filter(|n| !n.is_empty()) {
@@ -268,9 +273,7 @@ impl<'a> Fitter<'a> {
                     "json: cannot unmarshal {what} into Go struct field {of}.{path} of type {target}"
                 )
             }
-            Some(_) | None => {
-                format!("json: cannot unmarshal {what} into Go value of type {target}")
-            }
+            None => format!("json: cannot unmarshal {what} into Go value of type {target}"),
         })
     }
 }
@@ -294,6 +297,15 @@ pub(super) fn is_dropped(field: &Field, value: &Value<'_>) -> bool {
         }
         Value::Null => true,
         Value::Float(_) => false,
+    }
+}
+
+/// The Go name of a list's or map's element, where the name of the whole says it.
+fn element_name(go_type: &'static str) -> &'static str {
+    match go_type.strip_prefix("[]") {
+        Some(element) => element,
+        None if go_type.starts_with("map[") => go_type.split_once(']').map_or("", |(_, e)| e),
+        None => "",
     }
 }
 

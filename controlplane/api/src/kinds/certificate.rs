@@ -142,11 +142,7 @@ fn request(doc: &Doc<'_>, path: &Path<'_>, errors: &mut Errors) {
     let pem = String::from_utf8_lossy(&pem);
     if !pem.contains("-----BEGIN CERTIFICATE REQUEST-----") {
         let detail = "PEM block type must be CERTIFICATE REQUEST";
-        errors.invalid_value(
-            &path.child("request"),
-            doc.get(&["spec", "request"]),
-            detail,
-        );
+        errors.invalid(&path.child("request"), text, detail);
     }
 }
 

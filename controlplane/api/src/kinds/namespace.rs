@@ -33,17 +33,18 @@ pub(crate) fn prepare_create(doc: &mut Doc<'_>) {
     }
 }
 
-/// Finalizers of the spec.
-pub(crate) fn finalizers(doc: &Doc<'_>, errors: &mut Errors) {
+/// Finalizers of the spec; only the finalize endpoint says which one is wrong.
+pub(crate) fn finalizers(doc: &Doc<'_>, indexed: bool, errors: &mut Errors) {
     let path = Path::new("spec");
     let list = path.child("finalizers");
     let finalizers = doc.list_at(&["spec", "finalizers"]);
     for (i, finalizer) in finalizers.iter().filter_map(Value::as_str).enumerate() {
-        let at = list.index(i);
-        errors.each(&at, finalizer, label_key(finalizer));
+        let item = list.index(i);
+        let at = if indexed { &item } else { &list };
+        errors.each(at, finalizer, label_key(finalizer));
         if !finalizer.contains('/') && finalizer != FINALIZER {
             let detail = "name is neither a standard finalizer name nor is it fully qualified";
-            errors.invalid(&at, finalizer, detail);
+            errors.invalid(at, finalizer, detail);
         }
     }
 }

@@ -127,27 +127,65 @@ fn pull_policy(image: &str) -> &'static str {
     }
 }
 
-/// The tag of an image reference; `latest` when it has neither tag nor digest.
+/// The tag of an image reference; `latest` when it has neither tag nor digest, `None` when it has only
+/// a digest or is malformed.
 fn tag(image: &str) -> Option<&str> {
     let (name, digest) = match image.split_once('@') {
         Some((name, digest)) => (name, Some(digest)),
         None => (image, None),
     };
-    let last = name.rsplit('/').next().unwrap_or(name);
-    let malformed = last.is_empty()
-        || name.chars().any(char::is_whitespace)
-        || last
-            .split(':')
-            .next()
-            .is_some_and(|n| n.chars().any(|c| c.is_ascii_uppercase()));
-    if malformed {
+    let last = name.rfind('/').map_or(0, |slash| slash + 1);
+    let (repository, tag) = match name[last..].rfind(':') {
+        Some(colon) => (&name[..last + colon], Some(&name[last + colon + 1..])),
+        None => (name, None),
+    };
+    let digest_fits =
+        digest.is_none_or(|d| d.split_once(':').is_some_and(|(_, hex)| hex.len() >= 32));
+    if !is_repository(repository) || !tag.is_none_or(is_tag) || !digest_fits {
         return None;
     }
-    match (last.split_once(':'), digest) {
-        (Some((_, tag)), _) => Some(tag),
+    match (tag, digest) {
+        (Some(tag), _) => Some(tag),
         (None, None) => Some("latest"),
         (None, Some(_)) => None,
     }
+}
+
+fn is_tag(tag: &str) -> bool {
+    const MAX_TAG: usize = 128;
+    let word = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
+    tag.len() <= MAX_TAG
+        && tag.bytes().next().is_some_and(word)
+        && tag.bytes().all(|b| word(b) || matches!(b, b'.' | b'-'))
+}
+
+/// A repository with or without a host, as the reference grammar of the distribution project has it.
+fn is_repository(text: &str) -> bool {
+    let path = match text.split_once('/') {
+        Some((host, path))
+            if host.contains(['.', ':'])
+                || host == "localhost"
+                || host.bytes().any(|b| b.is_ascii_uppercase()) =>
+        {
+            let allowed = |b: u8| b.is_ascii_alphanumeric() || b".-:[]".contains(&b);
+            if !host.bytes().all(allowed) {
+                return false;
+            }
+            path
+        }
+        _ => text,
+    };
+    let alphanumeric = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    !path.is_empty()
+        && path.split('/').all(|component| {
+            let bytes = component.as_bytes();
+            let separators = component
+                .split(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit())
+                .all(|s| matches!(s, "" | "." | "_" | "__") || s.bytes().all(|b| b == b'-'));
+            bytes.first().is_some_and(alphanumeric)
+                && bytes.last().is_some_and(alphanumeric)
+                && separators
+        })
 }
 
 /// `SetDefaults_Volume`: a volume without a source is an emptyDir.
@@ -259,6 +297,12 @@ mod tests {
             ("host:5000/a/b", "Always"),
             ("host:5000/a/b:v1", "IfNotPresent"),
             ("a@sha256:00", "IfNotPresent"),
+            ("A/b", "Always"),
+            ("a/B", "IfNotPresent"),
+            ("100%", "IfNotPresent"),
+            ("-5", "IfNotPresent"),
+            ("a..b", "IfNotPresent"),
+            ("a__b.c--d", "Always"),
             ("", "IfNotPresent"),
         ] {
             assert_eq!(pull_policy(image), policy, "{image}");

@@ -132,7 +132,9 @@ pub(crate) fn prepare_update<'a>(new: &mut Doc<'a>, old: &Doc<'a>) {
             }
         }
     }
-    if needs_node_port(old) && !needs_node_port(new) && node_ports(old) == node_ports(new) {
+    let before = node_ports(old);
+    let no_new_ports = node_ports(new).iter().all(|port| before.contains(port));
+    if needs_node_port(old) && !needs_node_port(new) && no_new_ports {
         for port in new
             .get_mut(&["spec", "ports"])
             .and_then(Value::as_list_mut)

@@ -23,6 +23,7 @@ fn name_rule(resource: &Resource) -> fn(&str) -> Problems {
     match (resource.group, resource.kind) {
         ("", "Namespace") => names::dns_label,
         ("", "Service") => names::dns_label,
+        ("", "Event") => names::path_segment,
         ("rbac.authorization.k8s.io" | "certificates.k8s.io", _) => names::path_segment,
         ("apiregistration.k8s.io", _) => names::path_segment,
         _ => names::dns_subdomain,
@@ -250,12 +251,17 @@ fn managed_fields(doc: &Doc<'_>, path: &Path<'_>, errors: &mut Errors) {
     {
         let at = path.index(i);
         let operation = entry.str_of("operation");
-        errors.one_of(
-            &at.child("operation"),
-            operation,
-            &["Apply", "Update"],
-            true,
-        );
+        match operation.filter(|o| !o.is_empty()) {
+            Some(_) => {
+                errors.one_of(
+                    &at.child("operation"),
+                    operation,
+                    &["Apply", "Update"],
+                    false,
+                );
+            }
+            None => errors.required(&at.child("operation"), "must not be empty"),
+        }
         if let Some(ty) = entry.str_of("fieldsType").filter(|t| *t != "FieldsV1") {
             errors.invalid(&at.child("fieldsType"), ty, "must be `FieldsV1`");
         }

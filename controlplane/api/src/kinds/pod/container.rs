@@ -254,6 +254,11 @@ pub(super) fn field_ref(field: &Value<'_>, valid: &[&str], at: &Path<'_>, errors
     if path.is_empty() {
         return errors.required(&at.child("fieldPath"), "");
     }
+    let version = field.str_of("apiVersion").unwrap_or_default();
+    if version != "v1" {
+        let detail = format!("error converting fieldPath: unsupported pod version: {version}");
+        return errors.invalid(&at.child("fieldPath"), path, detail);
+    }
     let known = ENV_FIELDS.contains(&path)
         || [
             "metadata.labels",

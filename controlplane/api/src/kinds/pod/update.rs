@@ -6,6 +6,7 @@
 use super::validate;
 use crate::doc::{Doc, Value};
 use crate::strategy::same;
+use crate::validate::ip;
 use crate::validate::meta::immutable;
 use crate::validate::path::{Errors, Path};
 
@@ -145,6 +146,7 @@ fn fixed_fields(new: &Doc<'_>, old: &Doc<'_>, path: &Path<'_>, errors: &mut Erro
 /// An update of the status.
 pub(crate) fn status(new: &Doc<'_>, old: &Doc<'_>, errors: &mut Errors) {
     immutable(new, old, &["status", "qosClass"], errors);
+    ips(new, errors);
     let path = Path::new("status");
     for list in ["containerStatuses", "initContainerStatuses"] {
         let at = path.child(list);
@@ -169,6 +171,28 @@ pub(crate) fn status(new: &Doc<'_>, old: &Doc<'_>, errors: &mut Errors) {
                 errors.forbidden(&at.index(i).child("state"), detail);
             }
         }
+    }
+}
+
+/// Addresses of the pod: one of each family, the first one also alone.
+fn ips(pod: &Doc<'_>, errors: &mut Errors) {
+    let path = Path::new("status");
+    let list = path.child("podIPs");
+    let value = pod.get(&["status", "podIPs"]);
+    let items = pod.list_at(&["status", "podIPs"]);
+    let mut families = Vec::new();
+    for (i, item) in items.iter().enumerate() {
+        let text = item.str_of("ip").unwrap_or_default();
+        families.extend(ip::ip(text, &list.index(i), errors).map(|a| a.is_ipv4()));
+    }
+    let both = families.len() == 2 && families[0] != families[1];
+    if items.len() > 1 && !both {
+        let detail = "may specify no more than one IP for each IP family";
+        errors.invalid_value(&list, value, detail);
+    }
+    if items.is_empty() != pod.get(&["status", "podIP"]).is_none() {
+        let detail = "podIP and podIPs must either both be set or both be unset";
+        errors.invalid_value(&list, value, detail);
     }
 }
 

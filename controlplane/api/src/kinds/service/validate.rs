@@ -359,13 +359,14 @@ fn fixed(
         }
         return;
     }
-    if now.is_empty() {
+    let unset = new.list_at(&["spec", "clusterIPs"]).is_empty() && now.len() < before.len();
+    if unset {
         errors.invalid_value(
             &first,
             value,
             format!("primary {singular} can not be unset"),
         );
-    } else if !before.is_empty() && now[0] != before[0] {
+    } else if !now.is_empty() && !before.is_empty() && now[0] != before[0] {
         errors.invalid_value(&first, value, "may not change once set");
     }
     let policy = new.str_at(&["spec", "ipFamilyPolicy"]);

@@ -4,6 +4,7 @@
 
 use crate::doc::{Doc, Value};
 use crate::kinds::pod;
+use crate::schema::Struct;
 use crate::selector::LabelSelector;
 use crate::validate::meta::{immutable, label_selector};
 use crate::validate::names::percent;
@@ -252,7 +253,12 @@ pub(crate) fn replica_status(new: &Doc<'_>, old: &Doc<'_>, errors: &mut Errors) 
         "readyReplicas",
         "availableReplicas",
     ] {
-        if let Some(n) = count(field).filter(|n| *n > all) {
+        let n = count(field).unwrap_or(0);
+        let has = new
+            .schema()
+            .as_struct()
+            .is_some_and(|s| has_status_field(s, field));
+        if has && n > all {
             errors.invalid_number(
                 &path.child(field),
                 n,
@@ -275,6 +281,11 @@ pub(crate) fn replica_status(new: &Doc<'_>, old: &Doc<'_>, errors: &mut Errors) 
     {
         errors.invalid_number(&path.child("collisionCount"), now, "cannot be decremented");
     }
+}
+
+fn has_status_field(shape: &Struct, field: &str) -> bool {
+    let status = shape.field("status").and_then(|f| f.ty.as_struct());
+    status.is_some_and(|s| s.field(field).is_some())
 }
 
 /// Counts in the status of a DaemonSet.
