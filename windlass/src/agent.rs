@@ -1,7 +1,6 @@
-//! `windlass agent`: join, then run the node. `windlass flows`: read this node's flow stream.
+//! `windlass agent`: join, then run the node.
 
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::path::PathBuf;
 
 use ::agent::client;
 use ::agent::join::{self, JoinToken};
@@ -25,13 +24,6 @@ pub struct Flags {
     node: NodeFlags,
 }
 
-#[derive(Args)]
-pub struct FlowsFlags {
-    /// The agent's directory of sockets.
-    #[arg(long, default_value = "/run/windlass")]
-    run_dir: PathBuf,
-}
-
 pub async fn run(flags: Flags, shutdown: CancellationToken) -> anyhow::Result<()> {
     let node = flags.node.node(Some(resolve(&flags.server)?))?;
     let applicant = join::Applicant {
@@ -52,10 +44,6 @@ pub async fn run(flags: Flags, shutdown: CancellationToken) -> anyhow::Result<()
     let config =
         flags.node.config(&flags.cluster, node, flags.server, joined.ca_pem, joined.serving)?;
     ::agent::run(config, clients, shutdown).await
-}
-
-pub async fn flows(flags: FlowsFlags) -> anyhow::Result<()> {
-    anyhow::bail!("flows are not streamed yet from {}", flags.run_dir.display())
 }
 
 fn resolve(server: &str) -> anyhow::Result<SocketAddr> {

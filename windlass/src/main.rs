@@ -2,6 +2,7 @@
 //! (CNI_COMMAND is set) it is the CNI plugin.
 
 mod agent;
+mod ask;
 mod flags;
 mod server;
 
@@ -32,7 +33,14 @@ enum Command {
     /// Run this machine's node of an existing cluster.
     Agent(Box<agent::Flags>),
     /// Stream this node's flows and drops with the names of their pods.
-    Flows(agent::FlowsFlags),
+    Flows(ask::NodeFlags),
+    /// Print this node's counters: packets delivered and dropped, by reason.
+    Counters(ask::NodeFlags),
+    /// Print what this node's BPF maps hold.
+    Maps(ask::MapsFlags),
+    /// Ask about NetworkPolicy.
+    #[command(subcommand)]
+    Policy(ask::Policy),
 }
 
 fn main() -> ExitCode {
@@ -41,7 +49,7 @@ fn main() -> ExitCode {
     }
     let cli = Cli::parse();
     match run(cli) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("windlass: {error:#}");
             ExitCode::FAILURE
@@ -49,7 +57,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(cli: Cli) -> anyhow::Result<()> {
+fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let filter = EnvFilter::try_new(&cli.log)?;
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     rustls::crypto::ring::default_provider().install_default().ok();
@@ -57,11 +65,26 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     runtime.block_on(async {
         let shutdown = stop_on_signal()?;
         match cli.command {
-            Command::Server(flags) => server::run(*flags, shutdown).await,
-            Command::Agent(flags) => agent::run(*flags, shutdown).await,
-            Command::Flows(flags) => agent::flows(flags).await,
+            Command::Server(flags) => server::run(*flags, shutdown).await?,
+            Command::Agent(flags) => agent::run(*flags, shutdown).await?,
+            Command::Flows(flags) => until(shutdown, ask::flows(flags)).await?,
+            Command::Counters(flags) => until(shutdown, ask::counters(flags)).await?,
+            Command::Maps(flags) => until(shutdown, ask::maps(flags)).await?,
+            Command::Policy(command) => return ask::policy(command).await,
         }
+        Ok(ExitCode::SUCCESS)
     })
+}
+
+/// What `work` says, or nothing once `shutdown` is cancelled.
+async fn until(
+    shutdown: CancellationToken,
+    work: impl Future<Output = anyhow::Result<()>>,
+) -> anyhow::Result<()> {
+    tokio::select! {
+        result = work => result,
+        () = shutdown.cancelled() => Ok(()),
+    }
 }
 
 /// A token that is cancelled by SIGINT or SIGTERM.
