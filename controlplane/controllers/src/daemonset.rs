@@ -145,6 +145,9 @@ impl Daemons<'_> {
 pub(crate) struct Moves {
     delete: Vec<Arc<Pod>>,
     create: Vec<String>,
+    events: Vec<Note>,
+    /// When a failed pod may be replaced.
+    look_again: Option<Duration>,
 }
 
 impl DaemonSetController {
@@ -196,7 +199,9 @@ impl DaemonSetController {
             pace: Pace::SlowStart,
             ..Plan::default()
         };
-        let mut moves = self.manage(&daemons, &mut plan);
+        let mut moves = self.manage(&daemons);
+        plan.events = std::mem::take(&mut moves.events);
+        plan.requeue_after = moves.look_again;
         let settled = moves.delete.is_empty() && moves.create.is_empty();
         if settled && set.spec.update_strategy.type_ != "OnDelete" {
             moves = rolling::moves(&daemons);
@@ -215,7 +220,7 @@ impl DaemonSetController {
     }
 
     /// Mechanism of `podsShouldBeOnNode` for every node.
-    fn manage(&mut self, daemons: &Daemons<'_>, plan: &mut Plan) -> Moves {
+    fn manage(&mut self, daemons: &Daemons<'_>) -> Moves {
         let mut moves = Moves::default();
         for node in &daemons.nodes {
             let name = node.metadata.name.as_deref().unwrap_or_default();
@@ -223,8 +228,8 @@ impl DaemonSetController {
             match daemons.pods.get(name) {
                 None if should_run => moves.create.push(name.to_owned()),
                 None => {}
-                Some(pods) if may_stay => {
-                    self.prune(daemons, name, should_run, pods, &mut moves, plan);
+                Some(_) if may_stay => {
+                    self.prune(daemons, name, should_run, &mut moves);
                 }
                 Some(pods) => {
                     moves
@@ -249,27 +254,25 @@ impl DaemonSetController {
     }
 
     /// Ended pods go (failed ones with a pause in between), then all but the oldest.
-    fn prune(
-        &mut self,
-        daemons: &Daemons<'_>,
-        node: &str,
-        should_run: bool,
-        pods: &[Arc<Pod>],
-        moves: &mut Moves,
-        plan: &mut Plan,
-    ) {
+    fn prune(&mut self, daemons: &Daemons<'_>, node: &str, should_run: bool, moves: &mut Moves) {
+        let pods = daemons.pods.get(node).into_iter().flatten();
         let mut running = Vec::new();
-        for pod in pods.iter().filter(|pod| !pod.metadata.is_deleting()) {
+        for pod in pods.filter(|pod| !pod.metadata.is_deleting()) {
             let name = Key::of(&pod.metadata);
             match pod.status.phase.as_str() {
                 "Failed" => match self.failed_pause(daemons, node) {
-                    Some(left) => plan.requeue(left),
+                    Some(left) => {
+                        moves.look_again = Some(moves.look_again.map_or(left, |l| l.min(left)));
+                    }
                     None => {
                         let message = format!(
                             "Found failed daemon pod {name} on node {node}, will try to kill it"
                         );
-                        plan.events
-                            .push(Note::warning(&**daemons.set, "FailedDaemonPod", message));
+                        moves.events.push(Note::warning(
+                            &**daemons.set,
+                            "FailedDaemonPod",
+                            message,
+                        ));
                         moves.delete.push(pod.clone());
                     }
                 },
@@ -277,7 +280,8 @@ impl DaemonSetController {
                     let message = format!(
                         "Found succeeded daemon pod {name} on node {node}, will try to delete it"
                     );
-                    plan.events
+                    moves
+                        .events
                         .push(Note::normal(&**daemons.set, "SucceededDaemonPod", message));
                     moves.delete.push(pod.clone());
                 }

@@ -226,6 +226,7 @@ impl Write {
 
 /// Performs one write.
 pub async fn apply(client: &Client, write: &Write) -> Result<Written, WriteError> {
+    tracing::debug!(write = write.describe(), "writing");
     let Write {
         resource,
         key,
@@ -244,9 +245,8 @@ pub async fn apply(client: &Client, write: &Write) -> Result<Written, WriteError
             resource_version,
             edits,
         } => {
-            let version = resource_version.as_deref();
-            let put = object(*subresource);
-            return edit(client, write, &object(None), &put, version, edits).await;
+            let paths = (object(None), object(*subresource));
+            return edit(client, write, paths, resource_version.as_deref(), edits).await;
         }
         Verb::Patch {
             subresource,
@@ -287,15 +287,15 @@ pub async fn apply(client: &Client, write: &Write) -> Result<Written, WriteError
 
 const JSON: &str = "application/json";
 
+/// Reads at the first path, edits, and puts to the second.
 async fn edit(
     client: &Client,
     write: &Write,
-    get: &str,
-    put: &str,
+    (get, put): (String, String),
     version: Option<&str>,
     edits: &[Edit],
 ) -> Result<Written, WriteError> {
-    let mut object = match send(client, Method::GET, get, JSON, &Value::Null).await {
+    let mut object = match send(client, Method::GET, &get, JSON, &Value::Null).await {
         Ok(object) => object,
         Err(error) => return gone_is_fine(write, error),
     };
@@ -314,7 +314,7 @@ async fn edit(
     if before == object {
         return Ok(Written::Nothing);
     }
-    match send(client, Method::PUT, put, JSON, &object).await {
+    match send(client, Method::PUT, &put, JSON, &object).await {
         Ok(object) => Ok(Written::Object(object)),
         Err(error) => gone_is_fine(write, error),
     }

@@ -28,6 +28,7 @@ const MAX_BATCH: usize = 256;
 /// Decisions between two looks at the watches.
 const MAX_DECISIONS: usize = 64;
 
+#[expect(clippy::large_enum_variant, reason = "few exist, each for a moment")]
 enum Delivery {
     Pod(Event<Pod>),
     Node(Event<Node>),

@@ -18,16 +18,19 @@ fn pod(name: &str, image: &str) -> Value {
     })
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn slices_and_endpoints_follow_the_pods_and_their_readiness() {
-    let cluster = Cluster::with_nodes(&["a"]).await;
-    let service = json!({
+fn service() -> Value {
+    json!({
         "apiVersion": "v1",
         "kind": "Service",
         "metadata": {"name": "web"},
         "spec": {"selector": {"app": "web"}, "ports": [{"port": 80, "targetPort": "http"}]},
-    });
-    cluster.create::<Service>(service).await;
+    })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn slices_and_endpoints_follow_the_pods_and_their_readiness() {
+    let cluster = Cluster::with_nodes(&["a"]).await;
+    cluster.create::<Service>(service()).await;
     let label = "kubernetes.io/service-name=web";
     let slices = cluster.api::<EndpointSlice>();
     until("an empty slice", slices.clone(), label, |s| s.len() == 1).await;

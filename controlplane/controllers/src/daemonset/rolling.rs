@@ -85,7 +85,7 @@ fn replace(daemons: &Daemons<'_>) -> Moves {
     at_once.extend(candidates);
     Moves {
         delete: at_once,
-        create: Vec::new(),
+        ..Moves::default()
     }
 }
 

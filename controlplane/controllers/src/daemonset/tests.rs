@@ -41,8 +41,15 @@ fn pods(sim: &Sim) -> Vec<(String, String, bool)> {
         .all::<Pod>()
         .iter()
         .map(|(_, pod)| {
-            let image = pod["spec"]["containers"][0]["image"].as_str().unwrap().to_owned();
-            (target_of(pod), image, !pod["metadata"]["deletionTimestamp"].is_null())
+            let image = pod["spec"]["containers"][0]["image"]
+                .as_str()
+                .unwrap()
+                .to_owned();
+            (
+                target_of(pod),
+                image,
+                !pod["metadata"]["deletionTimestamp"].is_null(),
+            )
         })
         .collect();
     pods.sort();
@@ -99,9 +106,14 @@ fn a_pod_leaves_a_node_that_no_longer_fits_but_stays_on_one_that_is_only_cordone
         node["spec"]["taints"] =
             json!([{"key": "node.kubernetes.io/unschedulable", "effect": "NoSchedule"}]);
     });
-    sim.edit::<Node>(&Key::cluster("b"), |node| node["metadata"]["labels"] = json!({}));
+    sim.edit::<Node>(&Key::cluster("b"), |node| {
+        node["metadata"]["labels"] = json!({})
+    });
     sim.settle();
-    let leaving: Vec<_> = pods(&sim).into_iter().map(|(n, _, deleted)| (n, deleted)).collect();
+    let leaving: Vec<_> = pods(&sim)
+        .into_iter()
+        .map(|(n, _, deleted)| (n, deleted))
+        .collect();
     assert_eq!(leaving, [("a".to_owned(), false), ("b".to_owned(), true)]);
 }
 
@@ -118,7 +130,10 @@ fn an_update_replaces_as_many_pods_at_once_as_may_be_unavailable() {
         run_kubelets(&mut sim);
     }
     assert!(pods(&sim).iter().all(|(_, image, _)| image == "v2"));
-    assert_eq!(sim.get::<DaemonSet>(&key).unwrap()["status"]["updatedNumberScheduled"], 3);
+    assert_eq!(
+        sim.get::<DaemonSet>(&key).unwrap()["status"]["updatedNumberScheduled"],
+        3
+    );
 }
 
 #[test]
@@ -131,7 +146,10 @@ fn a_surging_update_starts_new_pods_before_old_ones_go() {
     assert_eq!(pods(&sim).len(), 3, "one node has both");
     for _ in 0..12 {
         for node in ["a", "b"] {
-            let alive = pods(&sim).iter().filter(|(n, _, gone)| n == node && !gone).count();
+            let alive = pods(&sim)
+                .iter()
+                .filter(|(n, _, gone)| n == node && !gone)
+                .count();
             assert!(alive >= 1, "nothing on {node}");
         }
         run_kubelets(&mut sim);
@@ -170,9 +188,14 @@ fn revisions_follow_the_template_and_old_ones_beyond_the_limit_go() {
         }
     }
     let revisions = sim.all::<ControllerRevision>();
-    let mut numbers: Vec<_> =
-        revisions.iter().map(|(_, r)| r["revision"].as_i64().unwrap()).collect();
+    let mut numbers: Vec<_> = revisions
+        .iter()
+        .map(|(_, r)| r["revision"].as_i64().unwrap())
+        .collect();
     numbers.sort_unstable();
     assert_eq!(numbers, [3, 4]);
-    assert_eq!(revisions[0].1["data"]["spec"]["template"]["$patch"], "replace");
+    assert_eq!(
+        revisions[0].1["data"]["spec"]["template"]["$patch"],
+        "replace"
+    );
 }

@@ -59,7 +59,13 @@ pub fn creation_failed(rollout: &Rollout<'_>, name: &str, failure: &str, cx: &Cx
     let mut status = calculate(rollout, cx);
     if has_deadline(rollout.deployment) {
         let message = format!("Failed to create new replica set {name:?}: {failure}");
-        set(&mut status, PROGRESSING, "False", CREATE_ERROR, message, cx);
+        set(
+            &mut status,
+            PROGRESSING,
+            ("False", CREATE_ERROR),
+            message,
+            cx,
+        );
     }
     write(rollout, status)
 }
@@ -110,8 +116,7 @@ fn calculate(rollout: &Rollout<'_>, cx: &Cx<'_>) -> DeploymentStatus {
         set(
             &mut status,
             AVAILABLE,
-            "True",
-            "MinimumReplicasAvailable",
+            ("True", "MinimumReplicasAvailable"),
             message,
             cx,
         );
@@ -120,8 +125,7 @@ fn calculate(rollout: &Rollout<'_>, cx: &Cx<'_>) -> DeploymentStatus {
         set(
             &mut status,
             AVAILABLE,
-            "False",
-            "MinimumReplicasUnavailable",
+            ("False", "MinimumReplicasUnavailable"),
             message,
             cx,
         );
@@ -143,8 +147,7 @@ fn pause(deployment: &Deployment, status: &mut DeploymentStatus, cx: &Cx<'_>) {
         set(
             status,
             PROGRESSING,
-            "Unknown",
-            PAUSED,
+            ("Unknown", PAUSED),
             "Deployment is paused".into(),
             cx,
         );
@@ -152,8 +155,7 @@ fn pause(deployment: &Deployment, status: &mut DeploymentStatus, cx: &Cx<'_>) {
         set(
             status,
             PROGRESSING,
-            "Unknown",
-            RESUMED,
+            ("Unknown", RESUMED),
             "Deployment is resumed".into(),
             cx,
         );
@@ -169,18 +171,18 @@ fn found(rollout: &Rollout<'_>, status: &mut DeploymentStatus, cx: &Cx<'_>) {
     match current {
         None if !is_fresh => {
             let message = format!("Found new replica set {name:?}");
-            set(status, PROGRESSING, "True", FOUND_NEW_SET, message, cx);
+            set(status, PROGRESSING, ("True", FOUND_NEW_SET), message, cx);
         }
         Some(c)
             if c.reason != CREATE_ERROR
                 && (c.reason != NEW_SET_AVAILABLE || c.message.contains(&format!("{name:?}"))) => {}
         Some(_) if !is_fresh => {
             let message = format!("Found new replica set {name:?}");
-            set(status, PROGRESSING, "True", FOUND_NEW_SET, message, cx);
+            set(status, PROGRESSING, ("True", FOUND_NEW_SET), message, cx);
         }
         None | Some(_) => {
             let message = format!("Created new replica set {name:?}");
-            set(status, PROGRESSING, "True", NEW_SET_CREATED, message, cx);
+            set(status, PROGRESSING, ("True", NEW_SET_CREATED), message, cx);
         }
     }
 }
@@ -201,20 +203,26 @@ fn judge(rollout: &Rollout<'_>, status: &mut DeploymentStatus, cx: &Cx<'_>) {
     };
     if is_complete(rollout, status) {
         let message = format!("{subject} has successfully progressed.");
-        set(status, PROGRESSING, "True", NEW_SET_AVAILABLE, message, cx);
+        set(
+            status,
+            PROGRESSING,
+            ("True", NEW_SET_AVAILABLE),
+            message,
+            cx,
+        );
     } else if is_progressing(&rollout.deployment.status, status) {
         let message = format!("{subject} is progressing.");
         let started = condition(&status.conditions, PROGRESSING)
             .filter(|c| c.status == "True")
             .and_then(|c| c.last_transition_time.clone());
         status.conditions.retain(|c| c.type_ != PROGRESSING);
-        set(status, PROGRESSING, "True", SET_UPDATED, message, cx);
+        set(status, PROGRESSING, ("True", SET_UPDATED), message, cx);
         if let (Some(started), Some(last)) = (started, status.conditions.last_mut()) {
             last.last_transition_time = Some(started);
         }
     } else if is_timed_out(rollout.deployment, status, cx) {
         let message = format!("{subject} has timed out progressing.");
-        set(status, PROGRESSING, "False", TIMED_OUT, message, cx);
+        set(status, PROGRESSING, ("False", TIMED_OUT), message, cx);
     }
 }
 
@@ -261,8 +269,7 @@ fn until_deadline(rollout: &Rollout<'_>, plan: &Plan, cx: &Cx<'_>) -> Option<Dur
 fn set(
     status: &mut DeploymentStatus,
     type_: &str,
-    value: &str,
-    reason: &str,
+    (value, reason): (&str, &str),
     message: String,
     cx: &Cx<'_>,
 ) {

@@ -12,7 +12,10 @@ use crate::kinds::Endpoints;
 use crate::sim::{Sim, condition};
 
 fn sim() -> Sim {
-    Sim::new(vec![Box::new(EndpointSliceController), Box::new(EndpointsController)])
+    Sim::new(vec![
+        Box::new(EndpointSliceController),
+        Box::new(EndpointsController),
+    ])
 }
 
 fn service(families: Value) -> Value {
@@ -37,7 +40,10 @@ fn pod(sim: &mut Sim, number: usize, port: i32, ready: bool) -> Key {
 }
 
 fn slices(sim: &Sim) -> Vec<Value> {
-    sim.all::<EndpointSlice>().into_iter().map(|(_, slice)| slice).collect()
+    sim.all::<EndpointSlice>()
+        .into_iter()
+        .map(|(_, slice)| slice)
+        .collect()
 }
 
 #[test]
@@ -51,7 +57,10 @@ fn a_service_without_pods_has_one_empty_slice_per_family() {
     assert_eq!(families, ["IPv4", "IPv6"]);
     assert!(slices.iter().all(|s| s["endpoints"] == json!([])));
     assert_eq!(slices[0]["metadata"]["labels"]["team"], "x");
-    assert_eq!(slices[0]["metadata"]["ownerReferences"][0]["kind"], "Service");
+    assert_eq!(
+        slices[0]["metadata"]["ownerReferences"][0]["kind"],
+        "Service"
+    );
 }
 
 #[test]
@@ -60,10 +69,15 @@ fn terminating_pods_serve_but_are_not_ready() {
     sim.create::<Service>(service(json!(["IPv4"])));
     let key = pod(&mut sim, 1, 8080, true);
     let now = sim.now.to_string();
-    sim.edit::<Pod>(&key, |pod| pod["metadata"]["deletionTimestamp"] = now.into());
+    sim.edit::<Pod>(&key, |pod| {
+        pod["metadata"]["deletionTimestamp"] = now.into()
+    });
     sim.settle();
     let conditions = &slices(&sim)[0]["endpoints"][0]["conditions"];
-    assert_eq!(*conditions, json!({"ready": false, "serving": true, "terminating": true}));
+    assert_eq!(
+        *conditions,
+        json!({"ready": false, "serving": true, "terminating": true})
+    );
     let endpoints = sim.all::<Endpoints>();
     assert!(endpoints.is_empty() || endpoints[0].1["subsets"] == json!([]));
 }
@@ -75,10 +89,18 @@ fn pods_with_another_number_for_the_named_port_get_a_slice_of_their_own() {
     pod(&mut sim, 1, 8080, true);
     pod(&mut sim, 2, 9090, true);
     sim.settle();
-    let ports: BTreeSet<i64> =
-        slices(&sim).iter().map(|s| s["ports"][0]["port"].as_i64().unwrap()).collect();
+    let ports: BTreeSet<i64> = slices(&sim)
+        .iter()
+        .map(|s| s["ports"][0]["port"].as_i64().unwrap())
+        .collect();
     assert_eq!(ports, BTreeSet::from([8080, 9090]));
-    assert_eq!(sim.all::<Endpoints>()[0].1["subsets"].as_array().unwrap().len(), 2);
+    assert_eq!(
+        sim.all::<Endpoints>()[0].1["subsets"]
+            .as_array()
+            .unwrap()
+            .len(),
+        2
+    );
 }
 
 #[test]
@@ -92,7 +114,11 @@ fn a_changed_pod_changes_only_its_own_slice() {
     sim.remove::<Pod>(&keys[7]);
     sim.settle();
     let after = sim.all::<EndpointSlice>();
-    let changed = before.iter().zip(&after).filter(|(old, new)| old != new).count();
+    let changed = before
+        .iter()
+        .zip(&after)
+        .filter(|(old, new)| old != new)
+        .count();
     assert_eq!(changed, 1);
 }
 

@@ -167,32 +167,20 @@ fn follow_up(purge: Purge, round: &Round) -> FollowUp {
     follow_up
 }
 
-/// Mechanism of status_condition_utils.go; conditions keep their time while they say the same.
-fn conditions(purge: &Purge, round: &Round) -> Vec<Condition> {
-    let remaining: Vec<String> = round
-        .remains
-        .iter()
-        .map(|(name, remains)| format!("{name} has {} resource instances", remains.objects))
-        .collect();
-    let mut finalizers: BTreeMap<&str, usize> = BTreeMap::new();
-    for (name, count) in round
-        .remains
-        .values()
-        .flat_map(|remains| &remains.finalizers)
-    {
-        *finalizers.entry(name).or_default() += count;
-    }
-    let finalizers: Vec<String> = finalizers
-        .iter()
-        .map(|(name, count)| format!("{name} in {count} resource instances"))
-        .collect();
-    let rows = [
+/// The problems of one round, each under its condition: its type, what is wrong (reason and
+/// text), and what is said when nothing is (status_condition_utils.go).
+fn rows(round: &Round) -> [Condition; 5] {
+    let failures = round.failures.join("; ");
+    let failed = format!("Failed to delete all resource types, {failures}");
+    let remaining = remaining(round);
+    let left = format!("Some resources are remaining: {remaining}");
+    let finalizers = finalizers(round);
+    let held = format!("Some content in the namespace has finalizers remaining: {finalizers}");
+    let discovery = round.discovery_failure.clone();
+    [
         row(
             "NamespaceDeletionDiscoveryFailure",
-            round
-                .discovery_failure
-                .as_ref()
-                .map(|e| ("DiscoveryFailed", e.clone())),
+            discovery.map(|error| ("DiscoveryFailed", error)),
             (
                 "ResourcesDiscovered",
                 "All resources successfully discovered",
@@ -208,13 +196,7 @@ fn conditions(purge: &Purge, round: &Round) -> Vec<Condition> {
         ),
         row(
             "NamespaceDeletionContentFailure",
-            (!round.failures.is_empty()).then(|| {
-                let text = round.failures.join("; ");
-                (
-                    "ContentDeletionFailed",
-                    format!("Failed to delete all resource types, {text}"),
-                )
-            }),
+            (!failures.is_empty()).then_some(("ContentDeletionFailed", failed)),
             (
                 "ContentDeleted",
                 "All content successfully deleted, may be waiting on finalization",
@@ -222,38 +204,46 @@ fn conditions(purge: &Purge, round: &Round) -> Vec<Condition> {
         ),
         row(
             "NamespaceContentRemaining",
-            (!remaining.is_empty()).then(|| {
-                let text = remaining.join(", ");
-                (
-                    "SomeResourcesRemain",
-                    format!("Some resources are remaining: {text}"),
-                )
-            }),
+            (!remaining.is_empty()).then_some(("SomeResourcesRemain", left)),
             ("ContentRemoved", "All content successfully removed"),
         ),
         row(
             "NamespaceFinalizersRemaining",
-            (!finalizers.is_empty()).then(|| {
-                let text = finalizers.join(", ");
-                let text =
-                    format!("Some content in the namespace has finalizers remaining: {text}");
-                ("SomeFinalizersRemain", text)
-            }),
+            (!finalizers.is_empty()).then_some(("SomeFinalizersRemain", held)),
             (
                 "ContentHasNoFinalizers",
                 "All content-preserving finalizers finished",
             ),
         ),
-    ];
-    let ours = rows.into_iter().map(|row| keep_time(row, purge));
-    let is_ours = |c: &&Condition| !c.type_.starts_with("Namespace");
-    purge
-        .conditions
-        .iter()
-        .filter(is_ours)
-        .cloned()
-        .chain(ours)
-        .collect()
+    ]
+}
+
+fn remaining(round: &Round) -> String {
+    let left = round.remains.iter();
+    let left = left.map(|(name, left)| format!("{name} has {} resource instances", left.objects));
+    left.collect::<Vec<_>>().join(", ")
+}
+
+fn finalizers(round: &Round) -> String {
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    for (name, count) in round
+        .remains
+        .values()
+        .flat_map(|remains| &remains.finalizers)
+    {
+        *counts.entry(name).or_default() += count;
+    }
+    let counts = counts.iter();
+    let texts = counts.map(|(name, count)| format!("{name} in {count} resource instances"));
+    texts.collect::<Vec<_>>().join(", ")
+}
+
+/// Others' conditions, then ours.
+fn conditions(purge: &Purge, round: &Round) -> Vec<Condition> {
+    let ours = rows(round).map(|row| keep_time(row, purge));
+    let is_others = |c: &&Condition| !ours.iter().any(|our| our.type_ == c.type_);
+    let others: Vec<Condition> = purge.conditions.iter().filter(is_others).cloned().collect();
+    others.into_iter().chain(ours).collect()
 }
 
 fn row(

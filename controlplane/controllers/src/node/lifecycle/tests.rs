@@ -41,7 +41,12 @@ fn ready(sim: &Sim, key: &Key) -> Value {
 fn taints(sim: &Sim, key: &Key) -> Vec<String> {
     let taints = sim.get::<Node>(key).unwrap()["spec"]["taints"].clone();
     let text = |t: &Value| format!("{}:{}", t["key"], t["effect"]).replace('"', "");
-    taints.as_array().unwrap_or(&Vec::new()).iter().map(text).collect()
+    taints
+        .as_array()
+        .unwrap_or(&Vec::new())
+        .iter()
+        .map(text)
+        .collect()
 }
 
 #[test]
@@ -84,7 +89,9 @@ fn taints_go_when_the_node_is_back_and_others_stay() {
     });
     sim.settle();
     assert_eq!(taints(&sim, &key).len(), 3);
-    sim.edit::<Node>(&key, |node| node["status"]["conditions"][0]["status"] = "True".into());
+    sim.edit::<Node>(&key, |node| {
+        node["status"]["conditions"][0]["status"] = "True".into()
+    });
     sim.settle();
     assert_eq!(taints(&sim, &key), ["mine:NoSchedule"]);
 }
@@ -96,7 +103,10 @@ fn nothing_is_evicted_while_no_node_is_ready() {
     sim.advance(40);
     wake(&mut sim, &key);
     assert_eq!(ready(&sim, &key), "Unknown");
-    assert_eq!(taints(&sim, &key), ["node.kubernetes.io/unreachable:NoSchedule"]);
+    assert_eq!(
+        taints(&sim, &key),
+        ["node.kubernetes.io/unreachable:NoSchedule"]
+    );
 }
 
 #[test]
@@ -121,7 +131,10 @@ fn pods_of_a_silent_node_are_not_ready_and_leave_when_their_patience_ends() {
         (ready, !pod["metadata"]["deletionTimestamp"].is_null())
     };
     assert_eq!(state(&sim), (json!("False"), false));
-    assert_eq!(sim.plan(0, &key).requeue_after, Some(Duration::from_secs(300)));
+    assert_eq!(
+        sim.plan(0, &key).requeue_after,
+        Some(Duration::from_secs(300))
+    );
     sim.advance(300);
     renew(&mut sim, "b");
     wake(&mut sim, &key);
@@ -136,7 +149,10 @@ fn a_node_that_never_reported_is_not_ready_rather_than_lost() {
     sim.settle();
     assert_eq!(
         taints(&sim, &key),
-        ["node.kubernetes.io/not-ready:NoSchedule", "node.kubernetes.io/not-ready:NoExecute"]
+        [
+            "node.kubernetes.io/not-ready:NoSchedule",
+            "node.kubernetes.io/not-ready:NoExecute"
+        ]
     );
     sim.advance(61);
     renew(&mut sim, "b");
