@@ -236,6 +236,11 @@ impl Core {
         }
     }
 
+    /// Whether [`Core::tick`] will have something to do.
+    pub fn has_due(&self) -> bool {
+        self.writer.has_due()
+    }
+
     /// Time passes: retired rows go, failed writes are repeated.
     pub fn tick(&mut self, now: Instant) {
         self.writer.tick(now);

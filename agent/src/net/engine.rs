@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use super::core::{Core, Phase, Wait};
@@ -102,8 +103,11 @@ impl Engine {
     pub async fn run(mut self, shutdown: CancellationToken) {
         self.adopt().await;
         let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut facts = tokio::time::interval(FACTS_INTERVAL);
         loop {
+            // An idle node is left alone.
+            let due = !self.waiting.is_empty() || self.parts.core.has_due();
             tokio::select! {
                 () = shutdown.cancelled() => return,
                 changed = self.parts.states.changed() => match changed {
@@ -112,7 +116,7 @@ impl Engine {
                 },
                 Some(call) = self.calls.recv() => self.call(call),
                 _ = facts.tick() => self.new_facts().await,
-                _ = tick.tick() => self.parts.core.tick(Instant::now()),
+                _ = tick.tick(), if due => self.parts.core.tick(Instant::now()),
             }
             self.settle().await;
         }

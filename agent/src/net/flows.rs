@@ -13,12 +13,13 @@ use abi::{Event, Hook, Outcome};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{broadcast, watch};
+use tokio::sync::{Notify, broadcast, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::cni::chain;
 use super::dump;
 use super::engine::Handle;
-use super::maps::MapSet;
+use super::maps::{EventReader, MapSet};
 use super::rows::Tables;
 use crate::state::State;
 
@@ -103,19 +104,23 @@ pub async fn serve(server: Server, shutdown: CancellationToken) -> std::io::Resu
     let listener = UnixListener::bind(&path)?;
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
     let (events, _) = broadcast::channel::<Arc<str>>(LAG);
-    let polling = tokio::spawn(poll(
-        server.states,
-        server.engine,
-        server.bpf_dir.clone(),
-        events.clone(),
-    ));
+    let arrived = Arc::new(Notify::new());
+    let poller = Poller {
+        states: server.states,
+        engine: server.engine,
+        bpf_dir: server.bpf_dir.clone(),
+        events: events.clone(),
+        arrived: arrived.clone(),
+    };
+    let polling = tokio::spawn(poller.run());
     loop {
         tokio::select! {
             accepted = listener.accept() => {
                 let (stream, _) = accepted?;
-                let (events, bpf_dir) = (events.clone(), server.bpf_dir.clone());
+                let (events, arrived) = (events.clone(), arrived.clone());
+                let bpf_dir = server.bpf_dir.clone();
                 tokio::spawn(async move {
-                    if let Err(error) = reader(stream, &events, &bpf_dir).await {
+                    if let Err(error) = reader(stream, &events, &arrived, &bpf_dir).await {
                         tracing::debug!(%error, "reader of flows is gone");
                     }
                 });
@@ -131,6 +136,7 @@ pub async fn serve(server: Server, shutdown: CancellationToken) -> std::io::Resu
 async fn reader(
     mut stream: UnixStream,
     events: &broadcast::Sender<Arc<str>>,
+    arrived: &Notify,
     bpf_dir: &Path,
 ) -> std::io::Result<()> {
     let mut request = String::new();
@@ -138,7 +144,11 @@ async fn reader(
         .read_line(&mut request)
         .await?;
     match request.trim() {
-        FLOWS => stream_events(stream, events.subscribe()).await,
+        FLOWS => {
+            let events = events.subscribe();
+            arrived.notify_one();
+            stream_events(stream, events).await
+        }
         COUNTERS => {
             let counters = counters_in(bpf_dir).map_err(std::io::Error::other)?;
             for counter in counters {
@@ -161,8 +171,18 @@ async fn stream_events(
     mut stream: UnixStream,
     mut events: broadcast::Receiver<Arc<str>>,
 ) -> std::io::Result<()> {
+    let (mut from_reader, mut stream) = stream.split();
+    let mut ignored = [0; 64];
     loop {
-        match events.recv().await {
+        let event = tokio::select! {
+            event = events.recv() => event,
+            // The reader says nothing more: all it can do is go.
+            read = from_reader.read(&mut ignored) => match read {
+                Ok(0) | Err(_) => return Ok(()),
+                Ok(_) => continue,
+            },
+        };
+        match event {
             Ok(line) => stream.write_all(line.as_bytes()).await?,
             Err(broadcast::error::RecvError::Lagged(missed)) => {
                 let line = format!("{{\"missed\":{missed}}}\n");
@@ -186,41 +206,43 @@ fn counters_in(bpf_dir: &Path) -> Result<Vec<Counter>, super::maps::MapError> {
 }
 
 /// Polls while there are readers, and has the programs report only then.
-async fn poll(
+struct Poller {
     states: watch::Receiver<Arc<State>>,
     engine: Handle,
     bpf_dir: PathBuf,
     events: broadcast::Sender<Arc<str>>,
-) {
-    let mut names = Names::default();
-    let mut ring = None;
-    let mut reporting = false;
-    let mut pause = tokio::time::interval(POLL);
-    pause.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        pause.tick().await;
-        let wanted = events.receiver_count() > 0;
-        if wanted != reporting {
-            reporting = wanted;
-            engine.report_events(wanted).await;
-        }
-        if !wanted {
-            continue;
-        }
-        if ring.is_none() {
-            match MapSet::events(&bpf_dir) {
-                Ok(opened) => ring = Some(opened),
-                Err(error) => tracing::warn!(%error, "open events"),
+    arrived: Arc<Notify>,
+}
+
+impl Poller {
+    async fn run(self) {
+        loop {
+            self.arrived.notified().await;
+            self.engine.report_events(true).await;
+            match MapSet::events(&self.bpf_dir) {
+                Ok(ring) => self.drain(ring).await,
+                Err(error) => tracing::warn!(error = chain(&error), "open events"),
             }
+            self.engine.report_events(false).await;
         }
-        names.follow(&states.borrow());
-        for event in ring.as_mut().map(|r| r.poll(TAKE)).unwrap_or_default() {
-            let Some(flow) = flow(&event, &names) else {
-                continue;
-            };
-            let line = serde_json::to_string(&flow).expect("a flow has string keys only") + "\n";
-            // Without receivers the event is of no use.
-            let _ = events.send(line.into());
+    }
+
+    /// Until the last reader has gone.
+    async fn drain(&self, mut ring: EventReader) {
+        let mut names = Names::default();
+        let mut pause = tokio::time::interval(POLL);
+        pause.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        while self.events.receiver_count() > 0 {
+            pause.tick().await;
+            names.follow(&self.states.borrow());
+            for event in ring.poll(TAKE) {
+                let Some(flow) = flow(&event, &names) else {
+                    continue;
+                };
+                let line = serde_json::to_string(&flow).expect("a flow has string keys only");
+                // Without receivers the event is of no use.
+                let _ = self.events.send((line + "\n").into());
+            }
         }
     }
 }

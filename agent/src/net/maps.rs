@@ -109,6 +109,8 @@ family_tables! {
     CtTcpTable<A>: abi::CtKey<A> => abi::CtValue<A>, map::CT4_TCP, map::CT6_TCP;
     /// `ct4/6_any`.
     CtAnyTable<A>: abi::CtKey<A> => abi::CtValue<A>, map::CT4_ANY, map::CT6_ANY;
+    /// `rev4/6`.
+    RevTable<A>: abi::FeKey<A> => abi::RevValue<A>, map::REV4, map::REV6;
     /// `sock4/6`.
     SockTable<A>: abi::SockKey<A> => abi::SockValue<A>, map::SOCK4, map::SOCK6;
 }

@@ -82,9 +82,9 @@ impl Writer {
         }
     }
 
-    /// Steps that still have to be repeated.
-    pub fn backlog(&self) -> usize {
-        self.failed.len()
+    /// Whether rows wait for their removal, or steps for another attempt.
+    pub fn has_due(&self) -> bool {
+        !self.retired.is_empty() || !self.failed.is_empty()
     }
 
     fn step(&mut self, step: &Step, now: Instant) -> Result<(), MapError> {

@@ -124,6 +124,7 @@ struct TestNode {
     states: watch::Sender<Arc<State>>,
     shutdown: CancellationToken,
     engine: tokio::task::JoinHandle<()>,
+    handle: Handle,
 }
 
 impl TestNode {
@@ -161,13 +162,21 @@ impl TestNode {
         let engine = tokio::spawn(engine.run(shutdown.clone()));
         states.send_replace(first);
         status.wait_for(|s| s.complete).await.unwrap();
-        serve(&cfg, handle, netlink.clone(), 1400, shutdown.clone()).unwrap();
+        serve(
+            &cfg,
+            handle.clone(),
+            netlink.clone(),
+            1400,
+            shutdown.clone(),
+        )
+        .unwrap();
         Self {
             cfg,
             netlink,
             states,
             shutdown,
             engine,
+            handle,
         }
     }
 

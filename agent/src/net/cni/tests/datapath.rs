@@ -1,12 +1,14 @@
 //! The same node with the real programs: two pods, a Service, a policy, and an agent that is replaced
 //! while a connection is open. Pins and cgroups are the test's own and removed at its end.
 
-use std::io::{Read, Write};
+use std::io::{Read as _, Write as _};
 use std::net::SocketAddr;
 
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt};
+
 use super::*;
-use crate::net::hooks;
 use crate::net::load::Datapath;
+use crate::net::{flows, hooks};
 
 /// Pins and cgroup of a test, removed at its end.
 struct Pins(Config);
@@ -74,6 +76,18 @@ fn with_service(mut state: State, backend: IpAddr) -> State {
     state
 }
 
+/// The state with the pods' addresses in their status.
+fn published(mut state: State, addresses: &[(&str, IpAddr)]) -> State {
+    for (name, address) in addresses {
+        let pod = Pod {
+            ips: vec![*address],
+            ..pod(name)
+        };
+        state.pods.insert(pod.key.clone(), Arc::new(pod));
+    }
+    state
+}
+
 /// A node whose pods `web` (listening at 8080) and `client` are there.
 struct Pair {
     node: TestNode,
@@ -95,8 +109,11 @@ impl Pair {
         let node = TestNode::start_with(cfg.clone(), Arc::new(base.clone()), load).await;
         let (web, client) = (namespace(), namespace());
         let web_ip = node.add("web", &web).await[0];
-        node.add("client", &client).await;
-        let base = with_service(base, web_ip);
+        let client_ip = node.add("client", &client).await[0];
+        let base = published(
+            with_service(base, web_ip),
+            &[("web", web_ip), ("client", client_ip)],
+        );
         node.states.send_replace(Arc::new(base.clone()));
         let inside = web.try_clone().unwrap();
         let listening = netns::run(inside, || async {
@@ -245,5 +262,50 @@ fn a_new_agent_takes_over_without_cutting_a_connection() {
         let work = || async { TcpStream::connect("10.96.0.20:80").map(drop) };
         netns::run(client_ns, work).await.unwrap().unwrap();
         node.stop().await;
+    });
+}
+
+#[test]
+fn flows_and_drops_are_told_with_the_names_of_their_pods() {
+    with_programs("flows", |cfg| async {
+        let pair = Pair::start(cfg).await;
+        let server = flows::Server {
+            run_dir: pair.cfg.run_dir.clone(),
+            bpf_dir: pair.cfg.bpf_dir.clone(),
+            engine: pair.node.handle.clone(),
+            states: pair.node.states.subscribe(),
+        };
+        let socket = flows::socket_path(&server.run_dir);
+        let serving = tokio::spawn(flows::serve(server, pair.node.shutdown.clone()));
+        while !socket.exists() {
+            tokio::task::yield_now().await;
+        }
+        let mut reader = tokio::net::UnixStream::connect(&socket).await.unwrap();
+        reader.write_all(b"flows\n").await.unwrap();
+        pair.settle().await;
+        pair.connect("10.96.0.20:80").await.unwrap();
+        pair.connect("10.96.0.20:81").await.unwrap_err();
+        let mut lines = tokio::io::BufReader::new(reader).lines();
+        let mut next = async || -> flows::Flow {
+            let line = lines.next_line().await.unwrap().unwrap();
+            serde_json::from_str(&line).unwrap()
+        };
+        let (passed, dropped) = (next().await, next().await);
+        assert_eq!(
+            (&*passed.verdict, &*passed.reason),
+            ("forwarded", "new_flow")
+        );
+        assert_eq!(
+            passed.destination.name.as_deref(),
+            Some("service/default/web")
+        );
+        assert_eq!(passed.backend.unwrap().name.as_deref(), Some("default/web"));
+        assert_eq!(passed.source.name.as_deref(), Some("default/client"));
+        assert_eq!(
+            (&*dropped.verdict, &*dropped.reason),
+            ("dropped", "service_without_port")
+        );
+        pair.node.stop().await;
+        serving.await.unwrap().unwrap();
     });
 }
