@@ -379,29 +379,44 @@ fn entries_end_and_flows_begin_anew<A: Sample>(w: &mut World<A>) {
 
 fn a_lost_entry_is_picked_up_and_no_reset_reaches_a_server<A: Sample>(w: &mut World<A>) {
     w.service(1, A::VIP, 80, abi::PROTO_TCP, &[(A::POD3, 8080, 1)]);
-    let ack = Packet::tcp((addr(A::POD2), 40_000), (addr(A::VIP), 80), ACK);
-    // The server's packet is the first after the loss: it cannot be translated back.
+    let syn = Packet::tcp((addr(A::POD2), 40_000), (addr(A::VIP), 80), SYN);
+    let _ = w.from_pod2(&syn);
+    let ack = Packet { flags: ACK, ..syn.clone() };
     let answer = Packet::tcp((addr(A::POD3), 8080), (addr(A::POD2), 40_000), ACK);
+
+    // The server speaks first after the loss: the frontend its clients use is the first guess.
+    w.forget();
     let (way, out) = w.from_pod3(&answer);
-    assert_eq!((way, out.src), (Way::Redirect, addr(A::POD3)));
-    // The client does not know that peer and resets it; the server must not hear that.
-    assert_eq!(w.from_pod2(&out.reply(RST)).0, Way::Drop);
+    assert_eq!((way, out.src, out.src_port), (Way::Redirect, addr(A::VIP), 80));
+    let (way, out) = w.from_pod2(&ack);
+    assert_eq!((way, out.dst, out.dst_port), (Way::Redirect, addr(A::POD3), 8080));
+
+    // A client that was connected directly does not know the frontend and resets it; the server must not
+    // hear that, and its next packet is not translated.
+    w.forget();
+    let direct = Packet::tcp((addr(A::POD2), 40_000), (addr(A::POD3), 8080), ACK);
+    let (_, guessed) = w.from_pod3(&answer);
+    assert_eq!(w.from_pod2(&guessed.reply(RST)).0, Way::Drop);
     assert_eq!(w.count(Hook::PodOut, Outcome::ResetGuarded), 1);
-    // The client's own next packet mends it, even after another untranslated one.
+    let (_, second) = w.from_pod3(&answer);
+    let known = if second.src_port == 0 { w.from_pod3(&answer).1 } else { second };
+    assert_eq!((known.src, known.src_port), (addr(A::POD3), 8080));
+    assert_eq!(w.from_pod2(&direct).0, Way::Redirect);
+    assert_eq!(w.from_pod3(&answer).1.src, addr(A::POD3), "known now");
+    let (way, out) = w.from_pod2(&Packet { flags: RST, ..direct });
+    assert_eq!((way, out.flags), (Way::Redirect, RST), "a client's own reset passes");
+
+    // The client speaks first: the hash finds its backend again, whatever was guessed before.
+    w.forget();
     let _ = w.from_pod3(&answer);
     let (_, out) = w.from_pod2(&ack);
     assert_eq!((out.dst, out.dst_port), (addr(A::POD3), 8080));
-    let (_, back) = w.from_pod3(&answer);
-    assert_eq!((back.src, back.src_port), (addr(A::VIP), 80));
-    let (way, out) = w.from_pod2(&Packet {
-        flags: RST,
-        ..ack.clone()
-    });
-    assert_eq!(
-        (way, out.flags),
-        (Way::Redirect, RST),
-        "a client's own reset passes"
-    );
+    assert_eq!(w.from_pod3(&answer).1.src, addr(A::VIP));
+
+    // Whoever is no backend is not guarded.
+    let plain = Packet::tcp((addr(A::POD3), 9999), (addr(A::POD2), 40_009), ACK);
+    let _ = w.from_pod3(&plain);
+    assert_eq!(w.from_pod2(&plain.reply(RST)).0, Way::Redirect);
 }
 
 fn policy_is_asked_after_translation<A: Sample>(w: &mut World<A>) {

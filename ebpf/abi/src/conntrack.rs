@@ -26,6 +26,13 @@ pub const CT_REWRITE: u16 = 16;
 pub const CT_PICKUP: u16 = 32;
 /// Source and destination are the same pod, which reached itself through a Service.
 pub const CT_HAIRPIN: u16 = 64;
+/// The other direction's packet made the pair of entries (for flows seen from their start: a reply).
+pub const CT_SECOND: u16 = 128;
+/// A pickup that is a guess at how the flow was translated: a reset in answer refutes the guess and must
+/// not reach the one that only went on speaking.
+pub const CT_GUESS: u16 = 256;
+/// The guess was refuted: the next packet makes the next one (`CtValue::tries`).
+pub const CT_RETRY: u16 = 512;
 
 /// Seconds without a packet until an entry ends.
 pub mod timeout {
@@ -90,7 +97,9 @@ family_pod! {
         pub deliver: u8,
         /// [`TcpState`]; 0 for others.
         pub state: u8,
-        pub reserved: [u8; 4],
+        /// Guesses refuted so far.
+        pub tries: u8,
+        pub reserved: [u8; 3],
     }
 }
 

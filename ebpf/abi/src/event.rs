@@ -126,7 +126,7 @@ outcomes! {
     SnatProtocol = 40, "snat_protocol_not_supported";
     /// A mid-flow packet to a SNAT port without a conntrack entry and without a socket.
     NoFlow = 41, "no_such_flow";
-    /// A reset in answer to a packet that was picked up on the wrong side of a translation.
+    /// A reset that only says that a lost flow was resumed by a wrong guess.
     ResetGuarded = 42, "reset_guarded";
 }
 
@@ -177,6 +177,8 @@ pub enum Tail {
     Begin6 = 17,
     Judge4 = 18,
     Judge6 = 19,
+    Resume4 = 20,
+    Resume6 = 21,
 }
 
 impl Tail {
@@ -202,6 +204,8 @@ impl Tail {
         (Self::Begin6, "begin_6"),
         (Self::Judge4, "judge_4"),
         (Self::Judge6, "judge_6"),
+        (Self::Resume4, "resume_4"),
+        (Self::Resume6, "resume_6"),
     ];
 }
 

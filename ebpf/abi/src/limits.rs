@@ -42,3 +42,5 @@ pub const SOCKETS: u32 = 8192;
 pub const EVENT_BYTES: u32 = 1 << 20;
 /// Ports tried for one SNAT before the flow is dropped with `Outcome::SnatExhausted`.
 pub const SNAT_PROBES: u32 = 32;
+/// Backends whose frontends are remembered, in each of `rev4`, `rev6`.
+pub const REVERSED: u32 = 8192;

@@ -120,6 +120,10 @@ maps! {
     CT6_TCP = "ct6_tcp", 1, State, LruHash[limits::CT6_TCP], crate::CtKey<V6> => crate::CtValue<V6>;
     /// See [`CT4_ANY`].
     CT6_ANY = "ct6_any", 1, State, LruHash[limits::CT6_ANY], crate::CtKey<V6> => crate::CtValue<V6>;
+    /// Frontends of backends in use.
+    REV4 = "rev4", 1, State, LruHash[limits::REVERSED], crate::FeKey<V4> => crate::RevValue<V4>;
+    /// See [`REV4`].
+    REV6 = "rev6", 1, State, LruHash[limits::REVERSED], crate::FeKey<V6> => crate::RevValue<V6>;
     /// Translated host sockets.
     SOCK4 = "sock4", 1, State, LruHash[limits::SOCKETS], crate::SockKey<V4> => crate::SockValue<V4>;
     /// See [`SOCK4`].

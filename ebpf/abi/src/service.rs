@@ -105,3 +105,15 @@ family_pod! {
         pub reserved: u16,
     }
 }
+
+family_pod! {
+    /// Value of `rev4/6`: the frontends by which a backend (the key, an [`FeKey`] with the backend's
+    /// address and port) was last reached from here, the last one first. Written by the programs, to
+    /// translate a server's next packet when the conntrack entry is lost; port 0: none.
+    pub struct RevValue<A> {
+        pub last: A,
+        pub before: A,
+        pub last_port: Port,
+        pub before_port: Port,
+    }
+}

@@ -123,15 +123,9 @@ pub fn slow<A: Family, K: Kernel<A>>(
         return Ok(Known::New);
     }
     room.back_key = packet.key.partner(value);
-    if value.flags & (CT_PICKUP | CT_REPLY) == CT_PICKUP | CT_REPLY
-        && packet.flags & TCP_RST != 0
-        && packet.key.dst_port.get() < packet.key.src_port.get()
-    {
-        // The answer to a packet that was picked up between two translations: the peer does not know
-        // the connection by this tuple, the one that began to speak (a server) must not hear that.
-        k.ct_delete(&packet.key);
-        k.ct_delete(&room.back_key);
-        return Err(Outcome::ResetGuarded);
+    let unanswered = CT_PICKUP | CT_SECOND | CT_GUESS;
+    if value.flags & unanswered == unanswered && packet.flags & TCP_RST != 0 {
+        return refute(k, packet, room);
     }
     let current = epochs(k, value);
     if value.epochs != current {
@@ -149,8 +143,8 @@ pub fn slow<A: Family, K: Kernel<A>>(
     if packet.key.proto == PROTO_TCP {
         value.state = next_state(value.state, packet.flags);
     }
-    if value.flags & CT_REPLY != 0 {
-        value.flags = (value.flags | CT_ASSURED) & !CT_PICKUP;
+    if value.flags & CT_SECOND != 0 {
+        value.flags = (value.flags | CT_ASSURED) & !(CT_PICKUP | CT_GUESS);
     }
     value.seen = now;
     k.ct_note(entry, now, value.flags, value.state);
@@ -159,6 +153,24 @@ pub fn slow<A: Family, K: Kernel<A>>(
     }
     k.ct_delete(&packet.key);
     Ok(Known::New)
+}
+
+/// The peer does not know the connection by the tuple we resumed it with: the guess was wrong, and the one
+/// that only went on speaking must not hear of it. Its next packet makes the next guess.
+#[inline(always)]
+fn refute<A: Family, K: Kernel<A>>(
+    k: &mut K,
+    packet: &Packet<A>,
+    room: &mut Scratch<A>,
+) -> Result<Known, Outcome> {
+    k.ct_delete(&packet.key);
+    if let Some(entry) = k.ct_find(&room.back_key) {
+        room.back = k.ct_read(entry);
+        room.back.flags |= CT_RETRY;
+        room.back.tries = room.back.tries.wrapping_add(1);
+        k.ct_reuse(entry, &room.back);
+    }
+    Err(Outcome::ResetGuarded)
 }
 
 /// Whether the packet continues the entry's flow (instead of beginning a new one).
@@ -175,7 +187,7 @@ fn keeps<A: Family, K: Kernel<A>>(k: &K, packet: &Packet<A>, value: &CtValue<A>,
             && serves(k, value);
     }
     // The middle of a connection keeps its backend for as long as the entry is there.
-    true
+    value.flags & CT_RETRY == 0
 }
 
 /// Brings the other direction's entry up to date; creates it again if it was evicted. False if that
@@ -202,7 +214,7 @@ fn refresh_partner<A: Family, K: Kernel<A>>(
     };
     let mut flags = other.flags | (value.flags & CT_ASSURED);
     if value.flags & CT_PICKUP == 0 {
-        flags &= !CT_PICKUP;
+        flags &= !(CT_PICKUP | CT_GUESS);
     }
     k.ct_note(entry, value.seen, flags, state);
     true
@@ -242,10 +254,11 @@ pub fn reverse<A: Family>(
         be_ix: 0,
         seen: value.seen,
         be_gen: 0,
-        flags: (value.flags ^ CT_REPLY) & !CT_ASSURED,
+        flags: (value.flags ^ (CT_REPLY | CT_SECOND)) & !CT_ASSURED,
         deliver: deliver as u8,
         state: value.state,
-        reserved: [0; 4],
+        tries: value.tries,
+        reserved: [0; 3],
     };
 }
 

@@ -12,6 +12,7 @@ pub mod judge;
 pub mod pod_in;
 pub mod pod_out;
 pub mod probe;
+pub mod resume;
 pub mod uplink_in;
 pub mod uplink_out;
 
@@ -26,6 +27,8 @@ pub enum Next<A> {
     Reject,
     /// Call the program that judges and begins the flow in the scratch room.
     Begin,
+    /// Call the program that resumes a flow from the middle.
+    Resume,
     /// Call the program that judges a living flow again.
     Judge,
     /// Call the program that searches a free source port for the flow in the scratch room.

@@ -4,7 +4,7 @@
 use abi::conntrack::{CtKey, CtValue};
 use abi::{
     Addr, BeKey, BeValue, Cfg, Endpoint, FeKey, FeValue, Hook, LocalAddr, Mac, NetValue, Node,
-    Outcome, PolKey, PolValue, PolxKey, Service,
+    Outcome, PolKey, PolValue, PolxKey, RevValue, Service,
 };
 use bytemuck::Pod;
 
@@ -130,6 +130,9 @@ pub trait Kernel<A: Addr> {
     fn service(&self, svc_id: u32) -> Option<Service>;
     fn backend(&self, key: &BeKey) -> Option<BeValue<A>>;
     fn live(&self, be_ix: u32) -> u32;
+    /// Frontends of a backend.
+    fn reversed(&self, backend: &FeKey<A>) -> Option<RevValue<A>>;
+    fn note_reversed(&mut self, backend: &FeKey<A>, value: &RevValue<A>);
     fn net(&self, addr: &A) -> Option<NetValue>;
     fn peer(&self, addr: &A) -> Option<u32>;
     fn policy(&self, key: &PolKey) -> Option<PolValue>;

@@ -109,13 +109,17 @@ fn row_allows<A: Family, K: Kernel<A>>(
 #[inline(always)]
 fn in_ranges<A>(row: &PolValue, q: &Question<A>) -> bool {
     let port = q.dst_port.get();
-    let mut allowed = false;
     let mut i = 0;
     while i < abi::limits::RANGES_INLINE {
         let range = row.ranges[i];
-        let proto = range.proto == PROTO_ANY || range.proto == q.proto;
-        allowed |= i < row.n as usize && proto && range.lo <= port && port <= range.hi;
+        if i < row.n as usize
+            && range.lo <= port
+            && port <= range.hi
+            && (range.proto == q.proto || range.proto == PROTO_ANY)
+        {
+            return true;
+        }
         i += 1;
     }
-    allowed
+    false
 }

@@ -1,9 +1,10 @@
 //! Services: frontend → service port → backend, by hash. One definition for pods, uplinks and sockets.
 
 use abi::service::*;
-use abi::{BeKey, BeValue, FeKey, FeValue, List, Outcome, Port};
+use abi::{BeKey, BeValue, FeKey, FeValue, Hook, List, Outcome, Port, RevValue};
 
-use crate::packet::Family;
+use crate::hooks::Begin;
+use crate::packet::{Family, Packet};
 use crate::{Kernel, hash};
 
 /// What a lookup found.
@@ -136,4 +137,26 @@ fn slot<A: Family, K: Kernel<A>>(k: &K, list: List, hash: u32) -> Option<BeValue
         slot: hash::scale(hash, list.n),
     };
     k.backend(&key).filter(|backend| backend.list == list.list)
+}
+
+/// Remembers by which frontend a backend is reached, should the flow's entries be lost.
+#[inline(always)]
+pub fn note_reversed<A: Family, K: Kernel<A>>(
+    k: &mut K,
+    hook: Hook,
+    packet: &Packet<A>,
+    begin: &Begin<A>,
+) {
+    let scope = if hook == Hook::PodOut { SCOPE_INTERNAL } else { SCOPE_EXTERNAL };
+    let backend =
+        FeKey { addr: begin.dst, port: begin.dst_port, proto: packet.key.proto, scope };
+    let (vip, port) = (packet.key.dst, packet.key.dst_port);
+    let (before, before_port) = match k.reversed(&backend) {
+        Some(known) if known.last == vip && known.last_port == port => return,
+        Some(known) => (known.last, known.last_port),
+        None => (A::UNSPECIFIED, Port(0)),
+    };
+    // Two frontends in use take turns.
+    let value = RevValue { last: vip, before, last_port: port, before_port };
+    k.note_reversed(&backend, &value);
 }

@@ -158,6 +158,7 @@ fn clear_family<A: Family>(maps: &mut MapSet) {
     clear_table::<BeTable<A>>(maps);
     clear_table::<NetTable<A>>(maps);
     clear_table::<PeerTable<A>>(maps);
+    clear_table::<RevTable<A>>(maps);
     clear_table::<CtTcpTable<A>>(maps);
     clear_table::<CtAnyTable<A>>(maps);
 }
@@ -249,8 +250,11 @@ impl InMemory {
                 Hook::Overlay | Hook::Socket => panic!("not a tc program"),
             };
         }
+        if next == Next::Begin {
+            next = hooks::begin::slow::<A, _>(&mut k);
+        }
         next = match next {
-            Next::Begin => hooks::begin::slow::<A, _>(&mut k),
+            Next::Resume => hooks::resume::slow::<A, _>(&mut k),
             Next::Judge => hooks::judge::slow::<A, _>(&mut k),
             other => other,
         };
@@ -263,7 +267,7 @@ impl InMemory {
             Next::Done(Verdict::Peer(_) | Verdict::Neighbour { .. }) => Way::Redirect,
             Next::Reject if reject::answer::<A, _>(&mut k) => Way::Redirect,
             Next::Reject => Way::Drop,
-            Next::Slow | Next::Begin | Next::Judge | Next::Probe => {
+            Next::Slow | Next::Begin | Next::Resume | Next::Judge | Next::Probe => {
                 panic!("the slow half must decide")
             }
         };
@@ -458,6 +462,14 @@ impl<A: Family> Kernel<A> for Skb<'_> {
 
     fn live(&self, be_ix: u32) -> u32 {
         self.row::<LiveTable>(&be_ix).unwrap_or(0)
+    }
+
+    fn reversed(&self, backend: &FeKey<A>) -> Option<RevValue<A>> {
+        self.row::<RevTable<A>>(backend)
+    }
+
+    fn note_reversed(&mut self, backend: &FeKey<A>, value: &RevValue<A>) {
+        self.maps.borrow_mut().put::<RevTable<A>>(backend, value).expect("in memory");
     }
 
     fn net(&self, addr: &A) -> Option<NetValue> {

@@ -11,6 +11,7 @@ mod pod_in;
 mod pod_out;
 mod probe;
 mod reject;
+mod resume;
 mod skb;
 mod sock;
 mod uplink_in;

@@ -58,6 +58,7 @@ pub trait FamilyMaps: Addr {
     fn ct_tcp() -> &'static LruHashMap<CtKey<Self>, CtValue<Self>>;
     fn ct_any() -> &'static LruHashMap<CtKey<Self>, CtValue<Self>>;
     fn scratch() -> &'static PerCpuArray<Scratch<Self>>;
+    fn rev() -> &'static LruHashMap<FeKey<Self>, RevValue<Self>>;
     fn sock() -> &'static LruHashMap<SockKey<Self>, SockValue<Self>>;
 }
 
@@ -70,7 +71,7 @@ pub fn host_prefix<A: Addr>(addr: &A) -> LpmKey<A> {
 macro_rules! family {
     ($module:ident, $addr:ty, $ip:literal, $fe:literal, $be:literal, $net:literal, $peer:literal,
      $tcp:literal, $any:literal, $sock:literal,
-     $scratch:literal, $tcp_size:expr, $any_size:expr) => {
+     $scratch:literal, $rev:literal, $tcp_size:expr, $any_size:expr) => {
         mod $module {
             use super::*;
 
@@ -94,6 +95,9 @@ macro_rules! family {
             #[map(name = $any)]
             static CT_ANY: LruHashMap<CtKey<$addr>, CtValue<$addr>> =
                 LruHashMap::with_max_entries($any_size, 0);
+            #[map(name = $rev)]
+            static REV: LruHashMap<FeKey<$addr>, RevValue<$addr>> =
+                LruHashMap::with_max_entries(limits::REVERSED, 0);
             #[map(name = $sock)]
             static SOCK: LruHashMap<SockKey<$addr>, SockValue<$addr>> =
                 LruHashMap::with_max_entries(limits::SOCKETS, 0);
@@ -135,6 +139,10 @@ macro_rules! family {
                     &CT_ANY
                 }
                 #[inline(always)]
+                fn rev() -> &'static LruHashMap<FeKey<Self>, RevValue<Self>> {
+                    &REV
+                }
+                #[inline(always)]
                 fn sock() -> &'static LruHashMap<SockKey<Self>, SockValue<Self>> {
                     &SOCK
                 }
@@ -155,6 +163,7 @@ family!(
     "ct4_any",
     "sock4",
     "scratch4",
+    "rev4",
     limits::CT4_TCP,
     limits::CT4_ANY
 );
@@ -170,6 +179,7 @@ family!(
     "ct6_any",
     "sock6",
     "scratch6",
+    "rev6",
     limits::CT6_TCP,
     limits::CT6_ANY
 );

@@ -76,6 +76,7 @@ impl<A: Family + FamilyMaps> Skb<A> {
             Next::Slow => tail(self.skb, hook, slow),
             Next::Reject => then(Tail::Reject4, Tail::Reject6),
             Next::Begin => then(Tail::Begin4, Tail::Begin6),
+            Next::Resume => then(Tail::Resume4, Tail::Resume6),
             Next::Judge => then(Tail::Judge4, Tail::Judge6),
             Next::Probe => then(Tail::Probe4, Tail::Probe6),
             Next::Done(Verdict::Pass) => TC_ACT_OK,
@@ -374,6 +375,18 @@ impl<A: Family + FamilyMaps> Kernel<A> for Skb<A> {
     #[inline(always)]
     fn live(&self, be_ix: u32) -> u32 {
         maps::LIVE.get(be_ix).copied().unwrap_or(0)
+    }
+
+    #[inline(always)]
+    fn reversed(&self, backend: &FeKey<A>) -> Option<RevValue<A>> {
+        // SAFETY: copied out at once.
+        unsafe { A::rev().get(backend).copied() }
+    }
+
+    #[inline(always)]
+    fn note_reversed(&mut self, backend: &FeKey<A>, value: &RevValue<A>) {
+        // A full LRU evicts; losing an entry costs a guess.
+        let _ = A::rev().insert(backend, value, 0);
     }
 
     #[inline(always)]

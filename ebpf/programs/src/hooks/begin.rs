@@ -1,4 +1,4 @@
-//! The beginning of every flow, whatever hook it came by: policy, the claim of its tuple, both entries (the
+//! The beginning of every flow that begins at its beginning, whatever hook it came by: policy, the claim of its tuple, both entries (the
 //! reverse one first). Reached by tail call, with where it goes in the scratch room.
 
 use abi::conntrack::*;
@@ -6,7 +6,7 @@ use abi::{Cfg, CtValue, Hook, Outcome};
 
 use super::{Begin, Decision, Next};
 use crate::packet::{self, Family, Packet, is_syn};
-use crate::{Kernel, conntrack, kernel, policy, snat};
+use crate::{Kernel, conntrack, kernel, policy, service, snat};
 
 /// Begins the flow, or drops the packet.
 #[inline(always)]
@@ -31,6 +31,9 @@ pub fn slow<A: Family, K: Kernel<A>>(k: &mut K) -> Next<A> {
 
 #[inline(always)]
 fn decide<A: Family, K: Kernel<A>>(k: &mut K, hook: Hook, packet: &Packet<A>) -> Decision<A> {
+    if packet.key.proto == abi::PROTO_TCP && !is_syn(packet) {
+        return Ok(Next::Resume);
+    }
     let cfg = k.cfg().ok_or(Outcome::Internal)?;
     let room = k.scratch().ok_or(Outcome::Internal)?;
     if room.begin.exempt == 0 {
@@ -44,27 +47,24 @@ fn decide<A: Family, K: Kernel<A>>(k: &mut K, hook: Hook, packet: &Packet<A>) ->
         };
         policy::judge(k, &question)?;
     }
-    let picked_up = packet.key.proto == abi::PROTO_TCP && !is_syn(packet);
-    let outcome = if picked_up {
-        Outcome::PickedUp
-    } else {
-        Outcome::NewFlow
-    };
-    room.outcome = outcome as u8;
-    entry(k, packet, &room.begin, cfg, picked_up, &mut room.value);
+    room.outcome = Outcome::NewFlow as u8;
+    entry(k, packet, &room.begin, cfg, &mut room.value);
+    if room.begin.flags & CT_SERVICE != 0 && packet.key.proto == abi::PROTO_TCP {
+        service::note_reversed(k, hook, packet, &room.begin);
+    }
     if !snat::claim(k, packet, room, cfg)? {
         return Ok(Next::Probe);
     }
-    super::complete(k, hook, outcome, packet, &room.value)
+    super::complete(k, hook, Outcome::NewFlow, packet, &room.value)
 }
 
+/// The entry of the direction the packet came from.
 #[inline(always)]
-fn entry<A: Family, K: Kernel<A>>(
+pub fn entry<A: Family, K: Kernel<A>>(
     k: &K,
     packet: &Packet<A>,
     begin: &Begin<A>,
     cfg: &Cfg,
-    picked_up: bool,
     value: &mut CtValue<A>,
 ) {
     let mut flags = begin.flags;
@@ -73,9 +73,6 @@ fn entry<A: Family, K: Kernel<A>>(
         || begin.dst_port != packet.key.dst_port
     {
         flags |= CT_REWRITE;
-    }
-    if picked_up {
-        flags |= CT_PICKUP;
     }
     *value = CtValue {
         src: begin.src,
@@ -97,7 +94,8 @@ fn entry<A: Family, K: Kernel<A>>(
         flags,
         deliver: begin.deliver,
         state: conntrack::first_state(packet.key.proto, packet.flags),
-        reserved: [0; 4],
+        tries: 0,
+        reserved: [0; 3],
     };
     value.epochs = conntrack::epochs(k, value);
 }
