@@ -104,7 +104,8 @@ impl NodeIndex {
         for node in nodes {
             let ix = self.index_of(node, current);
             program.nodes.index.insert(node.name.clone(), ix);
-            program.nodes.addresses.extend(&node.addresses);
+            let addresses = node.addresses.iter().map(|address| (*address, ix));
+            program.nodes.addresses.extend(addresses);
             for address in &node.addresses {
                 ranges.insert(
                     (*address).into(),

@@ -26,8 +26,8 @@ use program::marker_row;
 pub struct Nodes {
     /// Name → index in the `node` map.
     pub index: HashMap<Arc<str>, u16>,
-    /// Addresses of the nodes themselves.
-    pub addresses: HashSet<IpAddr>,
+    /// Addresses of the nodes themselves → index.
+    pub addresses: HashMap<IpAddr, u16>,
 }
 
 /// Limits reached: what did not fit is left out, and reported.

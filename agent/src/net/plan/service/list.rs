@@ -70,20 +70,16 @@ pub(super) fn backend_value<A: Family>(
     be_ix: u32,
     nodes: &Nodes,
 ) -> BeValue<A> {
+    // Endpoints that no controller of pods made may name no node: kubernetes.default is one.
+    let host = nodes.addresses.get(&target.address).copied();
+    let node = node.and_then(|name| nodes.index.get(name)).copied();
     BeValue {
         addr: A::from_ip(target.address).expect("targets are chosen by family"),
         port: Port::new(target.port),
-        node: node
-            .and_then(|name| nodes.index.get(name))
-            .copied()
-            .unwrap_or(0),
+        node: node.or(host).unwrap_or(0),
         be_ix,
         list: 0,
-        flags: if nodes.addresses.contains(&target.address) {
-            abi::BE_HOST
-        } else {
-            0
-        },
+        flags: if host.is_some() { abi::BE_HOST } else { 0 },
         reserved: 0,
     }
 }
