@@ -96,14 +96,12 @@ impl Node {
         sandbox::config(pod, &node, attempt)
     }
 
-    /// The services of the cluster; waits, bounded, for the first complete list.
-    pub async fn services(&self) -> Arc<Vec<env::ServiceEnv>> {
+    /// The services of the cluster; waits, bounded, for the first complete list. `None`: not known yet.
+    pub async fn services(&self) -> Option<Arc<Vec<env::ServiceEnv>>> {
         let mut services = self.services.clone();
-        let listed = tokio::time::timeout(SERVICES_WAIT, services.wait_for(Option::is_some)).await;
-        match listed {
-            Ok(Ok(list)) => list.clone().unwrap_or_default(),
-            Ok(Err(_)) | Err(_) => Arc::default(),
-        }
+        let listed = services.wait_for(Option::is_some);
+        let listed = tokio::time::timeout(SERVICES_WAIT, listed).await;
+        listed.ok()?.ok()?.clone()
     }
 }
 

@@ -186,6 +186,22 @@ fn kind_of(volume: &Volume) -> &'static str {
     }
 }
 
+/// Takes the volumes of a pod that runs no more away; its containers' termination messages stay.
+pub fn tear_down(root: &Path, uid: &str) -> io::Result<()> {
+    let dir = pod_dir(root, uid);
+    if !dir.exists() {
+        return Ok(());
+    }
+    mount::unmount_below(&dir)?;
+    for part in ["volumes", "volume-subpaths"] {
+        match fs::remove_dir_all(dir.join(part)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
+    }
+    Ok(())
+}
+
 /// Removes everything of the pod below the root directory. Deleting nothing is fine.
 pub fn remove(root: &Path, uid: &str) -> io::Result<()> {
     let dir = pod_dir(root, uid);

@@ -112,7 +112,7 @@ fn from_objects(
             continue;
         };
         let Some(data) = input.objects.get(&key) else {
-            if optional == Some(true) {
+            if optional == Some(true) && input.objects.is_missing(&key) {
                 continue;
             }
             return Err(Error::ObjectMissing {
@@ -175,7 +175,7 @@ fn value_of(
 ) -> Result<Option<String>, Error> {
     let optional = optional == Some(true);
     let Some(data) = input.objects.get(object) else {
-        return if optional {
+        return if optional && input.objects.is_missing(object) {
             Ok(None)
         } else {
             Err(Error::ObjectMissing {

@@ -175,7 +175,7 @@ async fn write_one(
     message: Message,
     written: &mut HashMap<Same, Written>,
 ) -> Result<(), kube::Error> {
-    let reference = message.subject.reference;
+    let reference = &message.subject.reference;
     let namespace = reference
         .namespace
         .clone()
@@ -210,36 +210,38 @@ async fn write_one(
             }
         }
         Entry::Vacant(entry) => {
-            let event = Event {
-                metadata: ObjectMeta {
-                    name: Some(name.clone()),
-                    namespace: Some(namespace),
-                    ..ObjectMeta::default()
-                },
-                involved_object: reference,
-                type_: Some(
-                    match message.kind {
-                        Kind::Normal => "Normal",
-                        Kind::Warning => "Warning",
-                    }
-                    .to_owned(),
-                ),
-                reason: Some(message.reason.to_owned()),
-                message: Some(message.message),
-                count: Some(1),
-                first_timestamp: Some(time.clone()),
-                last_timestamp: Some(time),
-                source: Some(EventSource {
-                    component: Some(COMPONENT.to_owned()),
-                    host: Some(node.to_owned()),
-                }),
-                reporting_component: Some(COMPONENT.to_owned()),
-                reporting_instance: Some(node.to_owned()),
-                ..Event::default()
-            };
+            let event = event(node, &name, &namespace, time, message);
             api.create(&PostParams::default(), &event).await?;
             entry.insert(Written { name, count: 1 });
         }
     }
     Ok(())
+}
+
+fn event(node: &str, name: &str, namespace: &str, time: Time, message: Message) -> Event {
+    let kind = match message.kind {
+        Kind::Normal => "Normal",
+        Kind::Warning => "Warning",
+    };
+    Event {
+        metadata: ObjectMeta {
+            name: Some(name.to_owned()),
+            namespace: Some(namespace.to_owned()),
+            ..ObjectMeta::default()
+        },
+        involved_object: message.subject.reference,
+        type_: Some(kind.to_owned()),
+        reason: Some(message.reason.to_owned()),
+        message: Some(message.message),
+        count: Some(1),
+        first_timestamp: Some(time.clone()),
+        last_timestamp: Some(time),
+        source: Some(EventSource {
+            component: Some(COMPONENT.to_owned()),
+            host: Some(node.to_owned()),
+        }),
+        reporting_component: Some(COMPONENT.to_owned()),
+        reporting_instance: Some(node.to_owned()),
+        ..Event::default()
+    }
 }

@@ -97,7 +97,7 @@ impl Manager {
                     .cloned()
                     .collect();
                 for uid in gone {
-                    self.gone(&uid);
+                    self.gone(&uid, None);
                 }
                 if !self.synced {
                     self.synced = true;
@@ -105,7 +105,10 @@ impl Manager {
                 }
             }
             watcher::Event::Apply(pod) => self.apply(pod),
-            watcher::Event::Delete(pod) => self.gone(spec::uid(&pod)),
+            watcher::Event::Delete(pod) => {
+                let pod = Arc::new(pod);
+                self.gone(spec::uid(&pod), Some(pod.clone()));
+            }
         }
     }
 
@@ -148,12 +151,16 @@ impl Manager {
         );
     }
 
-    fn gone(&mut self, uid: &str) {
+    /// The API object is gone; its last state says with which grace.
+    fn gone(&mut self, uid: &str, last: Option<Arc<Pod>>) {
         self.pods.send_modify(|pods| {
             Arc::make_mut(pods).remove(uid);
         });
         if let Some(handle) = self.workers.get(uid) {
-            handle.desired.send_modify(|desired| desired.gone = true);
+            handle.desired.send_modify(|desired| {
+                desired.gone = true;
+                desired.pod = last.unwrap_or_else(|| desired.pod.clone());
+            });
         }
     }
 

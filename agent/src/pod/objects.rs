@@ -65,11 +65,18 @@ impl std::fmt::Debug for Data {
 #[derive(Debug, Clone, Default)]
 pub struct Objects {
     found: BTreeMap<Key, Arc<Data>>,
+    /// The API has not answered about these: they may exist.
+    unread: BTreeSet<Key>,
 }
 
 impl Objects {
     pub fn get(&self, key: &Key) -> Option<&Arc<Data>> {
         self.found.get(key)
+    }
+
+    /// Whether it is known that the object does not exist, rather than not known at all.
+    pub fn is_missing(&self, key: &Key) -> bool {
+        !self.found.contains_key(key) && !self.unread.contains(key)
     }
 
     pub fn insert(&mut self, key: Key, data: Data) {
@@ -264,10 +271,16 @@ impl Held {
         let mut objects = Objects::default();
         for (key, (_, entry)) in &mut self.slots {
             let known = entry.wait_for(|entry| !matches!(entry, Entry::Unknown));
-            // On a time-out or the end of the watch the object counts as missing.
+            // On a time-out or the end of the watch the object counts as unread.
             let _ = tokio::time::timeout_at(deadline, known).await;
-            if let Entry::Found(data) = &*entry.borrow_and_update() {
-                objects.found.insert(key.clone(), data.clone());
+            match &*entry.borrow_and_update() {
+                Entry::Found(data) => {
+                    objects.found.insert(key.clone(), data.clone());
+                }
+                Entry::Missing => {}
+                Entry::Unknown => {
+                    objects.unread.insert(key.clone());
+                }
             }
         }
         objects

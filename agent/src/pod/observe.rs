@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::path::Path;
+use std::time::Duration;
 
 use super::observed::{Container, Observed, POD_UID, Sandbox, State, state_of};
 use crate::cri::messages as m;
@@ -13,6 +14,10 @@ use crate::serve::logs;
 const MAX_MESSAGE: u64 = 4096;
 const MAX_LOG_BYTES: usize = 2048;
 const MAX_LOG_LINES: usize = 80;
+/// The runtime copies the last words into the log after it reports the exit: how often and how long to
+/// wait for them.
+const LOG_TRIES: u32 = 5;
+const LOG_PAUSE: Duration = Duration::from_millis(40);
 
 /// Containers seen exited, by id.
 pub type Exited = HashMap<String, Container>;
@@ -56,7 +61,7 @@ async fn one(runtime: &Client, listed: &m::Container) -> Result<Container, Error
     let mut container = Container::from(&runtime.container_status(&listed.id).await?);
     container.sandbox = listed.pod_sandbox_id.clone();
     if state_of(listed.state) == State::Exited && container.state == State::Exited {
-        let message = termination_message(&container);
+        let message = termination_message(&container).await;
         container.message = match (message, container.message.is_empty()) {
             (Some(text), _) => text,
             (None, true) => String::new(),
@@ -68,7 +73,7 @@ async fn one(runtime: &Client, listed: &m::Container) -> Result<Container, Error
 
 /// What the container wrote to its termination message file, or, if it asks for that and failed
 /// without a word, the end of its log.
-fn termination_message(container: &Container) -> Option<String> {
+async fn termination_message(container: &Container) -> Option<String> {
     use std::io::Read;
     let mut text = Vec::new();
     if let Some(file) = &container.termination_message_file
@@ -81,9 +86,15 @@ fn termination_message(container: &Container) -> Option<String> {
         return Some(String::from_utf8_lossy(&text).into_owned());
     }
     let wants_log = container.termination_message_policy == "FallbackToLogsOnError";
-    if wants_log && container.exit_code != 0 {
-        let tail = logs::tail_text(Path::new(&container.log_path), MAX_LOG_LINES, MAX_LOG_BYTES);
-        return tail.ok().filter(|text| !text.is_empty());
+    if !wants_log || container.exit_code == 0 {
+        return None;
+    }
+    for _ in 0..LOG_TRIES {
+        let path = Path::new(&container.log_path);
+        match logs::tail_text(path, MAX_LOG_LINES, MAX_LOG_BYTES) {
+            Ok(text) if !text.is_empty() => return Some(text),
+            Ok(_) | Err(_) => tokio::time::sleep(LOG_PAUSE).await,
+        }
     }
     None
 }

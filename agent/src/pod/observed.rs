@@ -2,6 +2,7 @@
 //! Input: CRI messages (labels and annotations carry the names, upstream's own, so that other CRI tools
 //! understand our containers). Knows nothing of what is desired.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::net::IpAddr;
 
@@ -102,9 +103,9 @@ impl Observed {
 
     pub fn sort(&mut self) {
         self.sandboxes
-            .sort_by(|a, b| b.created_at.cmp(&a.created_at));
+            .sort_by_key(|sandbox| Reverse(sandbox.created_at));
         self.containers
-            .sort_by(|a, b| b.created_at.cmp(&a.created_at));
+            .sort_by_key(|container| Reverse(container.created_at));
     }
 }
 

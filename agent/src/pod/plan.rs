@@ -115,7 +115,7 @@ impl Plan {
             .iter()
             .filter(|c| {
                 let ended = observed.latest(&c.name).filter(|seen| seen.succeeded());
-                !ended.is_some_and(|seen| !spec::restarts_after(pod, c, seen.exit_code))
+                ended.is_none_or(|seen| spec::restarts_after(pod, c, seen.exit_code))
             })
             .map(|c| c.name.clone())
             .collect();

@@ -40,6 +40,8 @@ const SANDBOX_RETRY: Duration = Duration::from_secs(2);
 const RUNTIME_RETRY: Duration = Duration::from_secs(1);
 /// Pause between attempts to delete the API object.
 const DELETE_RETRY: Duration = Duration::from_secs(1);
+/// A plan that was carried out without effect is carried out again after this time.
+const REPEAT: Duration = Duration::from_secs(1);
 const PROGRESS_QUEUE: usize = 32;
 
 /// What the manager tells the worker.
@@ -89,6 +91,8 @@ pub struct Worker {
     /// The grace the running termination was started with.
     grace: Duration,
     torn_down: bool,
+    /// The last plan given to a job, and when.
+    tried: Option<(Plan, Timestamp)>,
 }
 
 impl Worker {
@@ -117,6 +121,7 @@ impl Worker {
             wake: None,
             grace: spec::grace(&pod),
             torn_down: false,
+            tried: None,
             node,
             desired,
             pod,
@@ -246,6 +251,9 @@ impl Worker {
             self.publish();
             return self.tear_down().await;
         }
+        if !plan.is_empty() && !self.may_try(&plan, now) {
+            return;
+        }
         let Some(tokens) = self.tokens.take() else {
             return;
         };
@@ -330,7 +338,29 @@ impl Worker {
         (job, cancel)
     }
 
+    /// False when the same plan was just tried: what it asks for does not work at the moment, and the
+    /// pod is looked at again a little later.
+    fn may_try(&mut self, plan: &Plan, now: Timestamp) -> bool {
+        if let Some((tried, at)) = &self.tried {
+            let again = add(*at, REPEAT);
+            if tried == plan && again > now {
+                self.wake_at(again);
+                return false;
+            }
+        }
+        self.tried = Some((plan.clone(), now));
+        true
+    }
+
     fn terminate(&mut self) {
+        let ending = Plan {
+            stop_pod: true,
+            ..Plan::default()
+        };
+        let shorter = spec::grace(&self.pod) < self.grace;
+        if !self.may_try(&ending, Timestamp::now()) && !shorter {
+            return;
+        }
         self.grace = spec::grace(&self.pod);
         let (job, cancel) = self.new_job(Objects::default());
         let task = tokio::spawn(async move {

@@ -210,7 +210,7 @@ fn keys(
     let empty = Data::default();
     let data = match input.objects.get(&key) {
         Some(data) => data,
-        None if optional => &empty,
+        None if optional && input.objects.is_missing(&key) => &empty,
         None => {
             return Err(Error::Missing {
                 kind,

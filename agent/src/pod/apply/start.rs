@@ -122,7 +122,11 @@ impl Job {
             .sandboxes
             .first()
             .ok_or_else(|| Failure::create("the pod has no sandbox"))?;
-        let services = node.services().await;
+        let services = node.services().await.ok_or_else(|| {
+            Failure::config(
+                "services have not yet been read at least once, cannot construct envvars",
+            )
+        })?;
         let facts = self.facts();
         let input = env::Input {
             pod: &self.pod,

@@ -15,7 +15,7 @@ use crate::pod::spec;
 use crate::volume;
 
 impl Worker {
-    /// Ends what a finished pod still holds: its sandbox, mounts and cgroup. Logs and dead containers
+    /// Ends what a finished pod still holds: its sandbox and volumes. Logs and dead containers
     /// stay until the pod is deleted.
     pub(super) async fn tear_down(&mut self) {
         if self.torn_down {
@@ -33,7 +33,7 @@ impl Worker {
                 clean = false;
             }
         }
-        if let Err(error) = volume::remove(&self.node.config.root_dir, spec::uid(&self.pod)) {
+        if let Err(error) = volume::tear_down(&self.node.config.root_dir, spec::uid(&self.pod)) {
             tracing::warn!(%error, pod = spec::name(&self.pod), "volumes not removed");
             clean = false;
         }
