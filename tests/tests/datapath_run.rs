@@ -381,15 +381,24 @@ fn a_lost_entry_is_picked_up_and_no_reset_reaches_a_server<A: Sample>(w: &mut Wo
     w.service(1, A::VIP, 80, abi::PROTO_TCP, &[(A::POD3, 8080, 1)]);
     let syn = Packet::tcp((addr(A::POD2), 40_000), (addr(A::VIP), 80), SYN);
     let _ = w.from_pod2(&syn);
-    let ack = Packet { flags: ACK, ..syn.clone() };
+    let ack = Packet {
+        flags: ACK,
+        ..syn.clone()
+    };
     let answer = Packet::tcp((addr(A::POD3), 8080), (addr(A::POD2), 40_000), ACK);
 
     // The server speaks first after the loss: the frontend its clients use is the first guess.
     w.forget();
     let (way, out) = w.from_pod3(&answer);
-    assert_eq!((way, out.src, out.src_port), (Way::Redirect, addr(A::VIP), 80));
+    assert_eq!(
+        (way, out.src, out.src_port),
+        (Way::Redirect, addr(A::VIP), 80)
+    );
     let (way, out) = w.from_pod2(&ack);
-    assert_eq!((way, out.dst, out.dst_port), (Way::Redirect, addr(A::POD3), 8080));
+    assert_eq!(
+        (way, out.dst, out.dst_port),
+        (Way::Redirect, addr(A::POD3), 8080)
+    );
 
     // A client that was connected directly does not know the frontend and resets it; the server must not
     // hear that, and its next packet is not translated.
@@ -399,12 +408,23 @@ fn a_lost_entry_is_picked_up_and_no_reset_reaches_a_server<A: Sample>(w: &mut Wo
     assert_eq!(w.from_pod2(&guessed.reply(RST)).0, Way::Drop);
     assert_eq!(w.count(Hook::PodOut, Outcome::ResetGuarded), 1);
     let (_, second) = w.from_pod3(&answer);
-    let known = if second.src_port == 0 { w.from_pod3(&answer).1 } else { second };
+    let known = if second.src_port == 0 {
+        w.from_pod3(&answer).1
+    } else {
+        second
+    };
     assert_eq!((known.src, known.src_port), (addr(A::POD3), 8080));
     assert_eq!(w.from_pod2(&direct).0, Way::Redirect);
     assert_eq!(w.from_pod3(&answer).1.src, addr(A::POD3), "known now");
-    let (way, out) = w.from_pod2(&Packet { flags: RST, ..direct });
-    assert_eq!((way, out.flags), (Way::Redirect, RST), "a client's own reset passes");
+    let (way, out) = w.from_pod2(&Packet {
+        flags: RST,
+        ..direct
+    });
+    assert_eq!(
+        (way, out.flags),
+        (Way::Redirect, RST),
+        "a client's own reset passes"
+    );
 
     // The client speaks first: the hash finds its backend again, whatever was guessed before.
     w.forget();
@@ -496,6 +516,22 @@ fn the_host_and_its_pods<A: Sample>(w: &mut World<A>) {
         w.arrive_parsed(Hook::UplinkOut, OUT_IF, &own),
         (Way::Pass, own)
     );
+}
+
+/// The verifier gives up at a million, and every start of an agent waits for it.
+#[test]
+fn programs_stay_within_what_their_verification_may_cost() {
+    const BUDGET: u32 = 120_000;
+    let Machine::Kernel(machine) = Machine::kernel("verified") else {
+        panic!("just made")
+    };
+    let mut total = 0;
+    for (name, count) in machine.datapath.verified().expect("counts") {
+        println!("{name}: {count} instructions verified");
+        assert!(count > 0 && count < BUDGET, "{name}: {count}");
+        total += count;
+    }
+    println!("all programs: {total} instructions verified");
 }
 
 /// Not a measurement to compare machines by, but one to see a change by.

@@ -155,6 +155,24 @@ impl Datapath {
             .ok_or(LoadError::Missing(name))
     }
 
+    /// Programs with the number of instructions the verifier processed for each.
+    pub fn verified(&self) -> Result<Vec<(&str, u32)>, LoadError> {
+        self.programs
+            .iter()
+            .map(|(name, fd)| match sys::verified_instructions(fd.as_fd()) {
+                Ok(count) => Ok((name.as_str(), count)),
+                Err(source) => {
+                    let target = name.clone();
+                    Err(LoadError::Link {
+                        operation: "examine program",
+                        target,
+                        source,
+                    })
+                }
+            })
+            .collect()
+    }
+
     fn fill_tail_calls(&self) -> Result<(), LoadError> {
         // A fresh program array: the programs that still run keep theirs until their links are swapped.
         let fresh = self.dir.join(format!("{}_new", pin_name(tail_def())));

@@ -103,7 +103,6 @@ pub fn expired<A: Family>(proto: u8, value: &CtValue<A>, now: u32) -> bool {
 }
 
 /// The slow half: an entry that may have to be refreshed, judged again, or given up.
-/// Only the program that `judges` asks policy.
 #[inline(always)]
 pub fn slow<A: Family, K: Kernel<A>>(
     k: &mut K,
@@ -111,7 +110,6 @@ pub fn slow<A: Family, K: Kernel<A>>(
     iif: u32,
     cfg: &Cfg,
     room: &mut Scratch<A>,
-    judges: bool,
 ) -> Result<Known, Outcome> {
     let Some(entry) = k.ct_find(&packet.key) else {
         return Ok(Known::New);
@@ -127,18 +125,8 @@ pub fn slow<A: Family, K: Kernel<A>>(
     if value.flags & unanswered == unanswered && packet.flags & TCP_RST != 0 {
         return refute(k, packet, room);
     }
-    let current = epochs(k, value);
-    if value.epochs != current {
-        if !judges {
-            return Ok(Known::Judge);
-        }
-        if let Err(outcome) = judge_again(k, packet, value) {
-            k.ct_delete(&packet.key);
-            k.ct_delete(&room.back_key);
-            return Err(outcome);
-        }
-        value.epochs = current;
-        k.ct_judged(entry, current);
+    if value.epochs != epochs(k, value) {
+        return Ok(Known::Judge);
     }
     if packet.key.proto == PROTO_TCP {
         value.state = next_state(value.state, packet.flags);
@@ -262,10 +250,32 @@ pub fn reverse<A: Family>(
     };
 }
 
-/// Judges a living flow again after a policy changed. Roles come from the reply bit: the packet that
-/// began the flow is judged, whichever direction this one goes.
+/// Judges a living flow again after a policy changed, and ends it if it is not allowed any more. Roles come
+/// from the reply bit: the packet that began the flow is judged, whichever direction this one goes.
 #[inline(always)]
-fn judge_again<A: Family, K: Kernel<A>>(
+pub fn judge_again<A: Family, K: Kernel<A>>(
+    k: &mut K,
+    packet: &Packet<A>,
+    room: &mut Scratch<A>,
+) -> Result<(), Outcome> {
+    // Gone meanwhile: it begins anew.
+    let Some(entry) = k.ct_find(&packet.key) else {
+        return Ok(());
+    };
+    room.value = k.ct_read(entry);
+    let current = epochs(k, &room.value);
+    if let Err(outcome) = ask_again(k, packet, &room.value) {
+        room.back_key = packet.key.partner(&room.value);
+        k.ct_delete(&packet.key);
+        k.ct_delete(&room.back_key);
+        return Err(outcome);
+    }
+    k.ct_judged(entry, current);
+    Ok(())
+}
+
+#[inline(always)]
+fn ask_again<A: Family, K: Kernel<A>>(
     k: &mut K,
     packet: &Packet<A>,
     value: &CtValue<A>,

@@ -164,7 +164,7 @@ pub fn known<A: Family, K: Kernel<A>>(
     cfg: &Cfg,
 ) -> Result<Option<Next<A>>, Outcome> {
     let room = k.scratch().ok_or(Outcome::Internal)?;
-    match conntrack::slow(k, packet, iif, cfg, room, false)? {
+    match conntrack::slow(k, packet, iif, cfg, room)? {
         Known::Go => Ok(Some(forward(
             k,
             hook,

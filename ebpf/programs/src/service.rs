@@ -147,9 +147,17 @@ pub fn note_reversed<A: Family, K: Kernel<A>>(
     packet: &Packet<A>,
     begin: &Begin<A>,
 ) {
-    let scope = if hook == Hook::PodOut { SCOPE_INTERNAL } else { SCOPE_EXTERNAL };
-    let backend =
-        FeKey { addr: begin.dst, port: begin.dst_port, proto: packet.key.proto, scope };
+    let scope = if hook == Hook::PodOut {
+        SCOPE_INTERNAL
+    } else {
+        SCOPE_EXTERNAL
+    };
+    let backend = FeKey {
+        addr: begin.dst,
+        port: begin.dst_port,
+        proto: packet.key.proto,
+        scope,
+    };
     let (vip, port) = (packet.key.dst, packet.key.dst_port);
     let (before, before_port) = match k.reversed(&backend) {
         Some(known) if known.last == vip && known.last_port == port => return,
@@ -157,6 +165,11 @@ pub fn note_reversed<A: Family, K: Kernel<A>>(
         None => (A::UNSPECIFIED, Port(0)),
     };
     // Two frontends in use take turns.
-    let value = RevValue { last: vip, before, last_port: port, before_port };
+    let value = RevValue {
+        last: vip,
+        before,
+        last_port: port,
+        before_port,
+    };
     k.note_reversed(&backend, &value);
 }

@@ -42,7 +42,7 @@ pub enum Machine {
 /// The loaded programs.
 pub struct InKernel {
     dir: PathBuf,
-    datapath: Datapath,
+    pub datapath: Datapath,
     pub maps: MapSet,
     /// Nanoseconds of the last run.
     pub nanos: u32,
@@ -241,25 +241,22 @@ impl InMemory {
             Hook::UplinkOut => hooks::uplink_out::fast(&mut k),
             Hook::Overlay | Hook::Socket => panic!("not a tc program"),
         };
-        if next == Next::Slow {
-            next = match arrival.hook {
-                Hook::PodOut => hooks::pod_out::slow::<A, _>(&mut k),
-                Hook::PodIn => hooks::pod_in::slow(&mut k),
-                Hook::UplinkIn => hooks::uplink_in::slow(&mut k),
-                Hook::UplinkOut => hooks::uplink_out::slow(&mut k),
-                Hook::Overlay | Hook::Socket => panic!("not a tc program"),
+        // As the tail calls go; the kernel ends them after 33.
+        for _ in 0..33 {
+            next = match next {
+                Next::Slow => match arrival.hook {
+                    Hook::PodOut => hooks::pod_out::slow::<A, _>(&mut k),
+                    Hook::PodIn => hooks::pod_in::slow(&mut k),
+                    Hook::UplinkIn => hooks::uplink_in::slow(&mut k),
+                    Hook::UplinkOut => hooks::uplink_out::slow(&mut k),
+                    Hook::Overlay | Hook::Socket => panic!("not a tc program"),
+                },
+                Next::Begin => hooks::begin::slow(&mut k),
+                Next::Resume => hooks::resume::slow(&mut k),
+                Next::Judge => hooks::judge::slow(&mut k).1,
+                Next::Probe => hooks::probe::slow(&mut k),
+                Next::Done(_) | Next::Reject => break,
             };
-        }
-        if next == Next::Begin {
-            next = hooks::begin::slow::<A, _>(&mut k);
-        }
-        next = match next {
-            Next::Resume => hooks::resume::slow::<A, _>(&mut k),
-            Next::Judge => hooks::judge::slow::<A, _>(&mut k),
-            other => other,
-        };
-        if next == Next::Probe {
-            next = hooks::probe::slow::<A, _>(&mut k);
         }
         let way = match next {
             Next::Done(Verdict::Pass) => Way::Pass,
@@ -469,7 +466,10 @@ impl<A: Family> Kernel<A> for Skb<'_> {
     }
 
     fn note_reversed(&mut self, backend: &FeKey<A>, value: &RevValue<A>) {
-        self.maps.borrow_mut().put::<RevTable<A>>(backend, value).expect("in memory");
+        self.maps
+            .borrow_mut()
+            .put::<RevTable<A>>(backend, value)
+            .expect("in memory");
     }
 
     fn net(&self, addr: &A) -> Option<NetValue> {

@@ -284,6 +284,20 @@ pub fn map_info(fd: BorrowedFd<'_>) -> io::Result<MapInfo> {
     Ok(info)
 }
 
+/// Instructions the verifier processed for a program (kernel 5.16).
+pub fn verified_instructions(prog: BorrowedFd<'_>) -> io::Result<u32> {
+    /// Offset of `verified_insns` in `struct bpf_prog_info`, in words.
+    const AT: usize = 54;
+    let mut info = [0_u32; AT + 2];
+    let mut attr = InfoAttr {
+        fd: raw(prog),
+        len: size_of_val(&info) as u32,
+        info: info.as_mut_ptr() as u64,
+    };
+    call(OBJ_GET_INFO_BY_FD, &mut attr)?;
+    Ok(info[AT])
+}
+
 /// Attaches a program to an interface (tcx; `target` is its index) or a cgroup (`target` is its fd).
 pub fn link_create(prog: BorrowedFd<'_>, target: u32, attach_type: u32) -> io::Result<OwnedFd> {
     let mut attr = LinkCreateAttr {

@@ -7,7 +7,7 @@ use abi::conntrack::*;
 use abi::service::{SCOPE_EXTERNAL, SCOPE_INTERNAL};
 use abi::{Deliver, FeKey, Hook, Outcome, Port, RevValue};
 
-use super::{Begin, Decision, Next};
+use super::{Decision, Next};
 use crate::packet::{self, Family, Packet, TCP_RST};
 use crate::{Kernel, Scratch, policy, service, snat};
 
@@ -19,7 +19,11 @@ pub fn slow<A: Family, K: Kernel<A>>(k: &mut K) -> Next<A> {
     let Some(room) = k.scratch() else {
         return super::refuse(k, Hook::UplinkIn, Outcome::Internal);
     };
-    let hook = if room.hook == Hook::PodOut as u8 { Hook::PodOut } else { Hook::UplinkIn };
+    let hook = if room.hook == Hook::PodOut as u8 {
+        Hook::PodOut
+    } else {
+        Hook::UplinkIn
+    };
     let packet = match packet::parse::<A, K>(k) {
         Ok(packet) => packet,
         Err(outcome) => return super::refuse(k, hook, outcome),
@@ -43,7 +47,7 @@ fn decide<A: Family, K: Kernel<A>>(k: &mut K, hook: Hook, packet: &Packet<A>) ->
         guess(k, hook, packet, room);
     }
     if room.begin.exempt == 0 {
-        judge_either(k, packet, &room.begin)?;
+        judge(k, packet, room)?;
     }
     if !snat::claim(k, packet, room, cfg)? {
         return Ok(Next::Probe);
@@ -53,12 +57,7 @@ fn decide<A: Family, K: Kernel<A>>(k: &mut K, hook: Hook, packet: &Packet<A>) ->
 
 /// Makes the next guess at how the packet's flow was translated, if its sender is a backend.
 #[inline(always)]
-fn guess<A: Family, K: Kernel<A>>(
-    k: &K,
-    hook: Hook,
-    packet: &Packet<A>,
-    room: &mut Scratch<A>,
-) {
+fn guess<A: Family, K: Kernel<A>>(k: &K, hook: Hook, packet: &Packet<A>, room: &mut Scratch<A>) {
     // Clients that are pods of this node are translated here, by frontends in the internal scope.
     let scope = if hook == Hook::PodOut && room.begin.dst_ep == 0 {
         SCOPE_EXTERNAL
@@ -66,9 +65,22 @@ fn guess<A: Family, K: Kernel<A>>(
         SCOPE_INTERNAL
     };
     let (addr, port, proto) = (packet.key.src, packet.key.src_port, packet.key.proto);
-    let Some(known) = k.reversed(&FeKey { addr, port, proto, scope }) else { return };
+    let Some(known) = k.reversed(&FeKey {
+        addr,
+        port,
+        proto,
+        scope,
+    }) else {
+        return;
+    };
     let before = k.ct_find(&packet.key).map(|entry| k.ct_read(entry));
-    let mut tries = before.map_or(0, |value| if value.flags & CT_RETRY != 0 { value.tries } else { 0 });
+    let mut tries = before.map_or(0, |value| {
+        if value.flags & CT_RETRY != 0 {
+            value.tries
+        } else {
+            0
+        }
+    });
     room.value.tries = tries;
     room.value.flags |= CT_GUESS;
     if room.begin.deliver == Deliver::Node as u8 {
@@ -94,30 +106,32 @@ fn candidate<A: Family>(known: &RevValue<A>, tries: u8) -> (A, Port) {
     }
 }
 
-/// In the middle of a flow either side may be its client: the packet passes if policy allows the flow one
-/// way or the other. Without a SYN no new connection comes of it.
+/// Asks policy about the flow. A packet of a known backend is an answer: its client is judged.
 #[inline(always)]
-fn judge_either<A: Family, K: Kernel<A>>(
+fn judge<A: Family, K: Kernel<A>>(
     k: &mut K,
     packet: &Packet<A>,
-    begin: &Begin<A>,
+    room: &Scratch<A>,
 ) -> Result<(), Outcome> {
-    let forth = policy::Question {
-        src: packet.key.src,
-        dst: begin.dst,
-        dst_port: begin.dst_port,
-        proto: packet.key.proto,
-        src_ep: begin.src_ep,
-        dst_ep: begin.dst_ep,
+    let begin = &room.begin;
+    let question = if room.value.flags & CT_GUESS == 0 {
+        policy::Question {
+            src: packet.key.src,
+            dst: begin.dst,
+            dst_port: begin.dst_port,
+            proto: packet.key.proto,
+            src_ep: begin.src_ep,
+            dst_ep: begin.dst_ep,
+        }
+    } else {
+        policy::Question {
+            src: begin.dst,
+            dst: packet.key.src,
+            dst_port: packet.key.src_port,
+            proto: packet.key.proto,
+            src_ep: begin.dst_ep,
+            dst_ep: begin.src_ep,
+        }
     };
-    let Err(outcome) = policy::judge(k, &forth) else { return Ok(()) };
-    let back = policy::Question {
-        src: begin.dst,
-        dst: packet.key.src,
-        dst_port: packet.key.src_port,
-        proto: packet.key.proto,
-        src_ep: begin.dst_ep,
-        dst_ep: begin.src_ep,
-    };
-    policy::judge(k, &back).map_err(|_| outcome)
+    policy::judge(k, &question)
 }
