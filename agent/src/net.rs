@@ -53,7 +53,8 @@ pub async fn run(
     let uplinks = wait_for_uplinks(&netlink, &cfg).await?;
     prepare_host(&cfg, &netlink, &uplinks).await?;
     let (hooks, maps) = load(&cfg, &uplinks).await?;
-    if let Some(datapath) = hooks.datapath() {
+    let datapath = hooks.datapath();
+    if let Some(datapath) = datapath.clone() {
         tokio::spawn(sweep::run(datapath, shutdown.clone()));
     }
     let core = core::Core::new(maps, &cfg.node_name, &cfg.cluster_dns)
@@ -86,7 +87,13 @@ pub async fn run(
         engine: handle.clone(),
         states,
     };
-    cni::serve(&cfg, handle, netlink, uplinks.mtu(), shutdown.clone()).context("serve CNI")?;
+    let server = cni::Server {
+        engine: handle,
+        netlink,
+        datapath,
+        mtu: uplinks.mtu(),
+    };
+    cni::serve(&cfg, server, shutdown.clone()).context("serve CNI")?;
     cni::announce(&cfg).context("announce the CNI plugin")?;
     tracing::info!(node = %cfg.node_name, mtu = uplinks.mtu(), "network ready");
     tokio::spawn(serve_flows(flows, shutdown.clone()));

@@ -4,7 +4,7 @@
 
 use std::io::Write;
 use std::net::IpAddr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,6 +15,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::engine::Handle;
+use super::load::Datapath;
 use super::netlink::Netlink;
 use super::sandbox::{Sandbox, SandboxId};
 use super::veth;
@@ -43,20 +44,17 @@ pub struct Error {
 
 /// What every call needs.
 #[derive(Clone)]
-struct Server {
-    engine: Handle,
-    netlink: Netlink,
-    mtu: u32,
+pub struct Server {
+    pub engine: Handle,
+    pub netlink: Netlink,
+    /// The programs to attach to pods' interfaces; `None` in tests of everything else.
+    pub datapath: Option<Arc<Datapath>>,
+    /// Of pods' interfaces.
+    pub mtu: u32,
 }
 
 /// Serves calls until `shutdown`; returns when the socket is listening.
-pub fn serve(
-    cfg: &Config,
-    engine: Handle,
-    netlink: Netlink,
-    mtu: u32,
-    shutdown: CancellationToken,
-) -> Result<(), Error> {
+pub fn serve(cfg: &Config, server: Server, shutdown: CancellationToken) -> Result<(), Error> {
     let path = socket_path(cfg);
     let failed = |operation| {
         move |source| Error {
@@ -73,11 +71,6 @@ pub fn serve(
     let listener = UnixListener::bind(&path).map_err(failed("listen at"))?;
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))
         .map_err(failed("restrict"))?;
-    let server = Server {
-        engine,
-        netlink,
-        mtu,
-    };
     tokio::spawn(accept(listener, server, shutdown));
     Ok(())
 }
@@ -256,15 +249,29 @@ impl Server {
             alias: format!("{}/{}", request.args.namespace, request.args.name),
         };
         let broken = |e: veth::Error| Failure::new(code::FAILED, "set up the interface", chain(&e));
-        let index = veth::make(&self.netlink, &plan, netns)
-            .await
-            .map_err(broken)?;
+        let made = veth::make(&self.netlink, &plan, netns.as_fd()).await;
+        let index = made.map_err(broken)?;
+        // Attaching waits for the kernel, not for this pod's end.
+        let (furnished, attached) =
+            tokio::join!(veth::furnish(&plan, netns), self.attach_hooks(index));
+        furnished.map_err(broken)?;
+        attached?;
         self.engine.attach(id.clone(), index).await?;
         veth::open(&self.netlink, index, &plan)
             .await
             .map_err(broken)?;
         self.engine.ready(id.clone()).await?;
         Ok(result(&sandbox, request))
+    }
+
+    async fn attach_hooks(&self, ifindex: u32) -> Result<(), Failure> {
+        let Some(datapath) = self.datapath.clone() else {
+            return Ok(());
+        };
+        let failed = |e: String| Failure::new(code::FAILED, "attach programs", e);
+        let attaching = tokio::task::spawn_blocking(move || datapath.attach_pod(ifindex));
+        let attached = attaching.await.map_err(|e| failed(e.to_string()))?;
+        attached.map_err(|e| failed(chain(&e)))
     }
 
     async fn del(&self, id: &SandboxId) -> Result<(), Failure> {

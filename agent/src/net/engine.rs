@@ -318,10 +318,6 @@ impl Engine {
     }
 
     fn attach(&mut self, id: &SandboxId, ifindex: u32) -> Result<(), Failure> {
-        self.parts
-            .hooks
-            .attach_pod(ifindex)
-            .map_err(|e| Failure::new(code::FAILED, "attach programs", cni::chain(&e)))?;
         if !self.parts.core.attached(id, ifindex, Instant::now()) {
             return Err(Failure::new(
                 code::FAILED,
@@ -371,6 +367,7 @@ impl Handle {
         self.ask(|reply| Call::Reserve(id, pod, reply)).await
     }
 
+    /// The interface is there, with its programs.
     pub async fn attach(&self, id: SandboxId, ifindex: u32) -> Result<(), Failure> {
         self.ask(|reply| Call::Attach(id, ifindex, reply)).await
     }

@@ -3,7 +3,7 @@
 //! MAC and a host route per address. Every step is idempotent; making twice changes nothing.
 
 use std::net::IpAddr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 use ipnetwork::IpNetwork;
 use sha2::{Digest, Sha256};
@@ -57,8 +57,8 @@ pub fn pod_mac(address: IpAddr) -> Mac {
     [a, b, c, tail[0], tail[1], tail[2]]
 }
 
-/// Makes the pair and sets up both ends; returns the index of the host's end, which is still down.
-pub async fn make(host: &Netlink, plan: &Plan, pod: OwnedFd) -> Result<u32, Error> {
+/// Makes the pair, both ends down; returns the index of the host's end.
+pub async fn make(host: &Netlink, plan: &Plan, pod: BorrowedFd<'_>) -> Result<u32, Error> {
     let veth = Veth {
         host_name: &plan.host_name,
         host_mac: abi::HOST_MAC,
@@ -66,15 +66,19 @@ pub async fn make(host: &Netlink, plan: &Plan, pod: OwnedFd) -> Result<u32, Erro
         pod_name: &plan.pod_name,
         pod_mac: plan.pod_mac,
         mtu: plan.mtu,
-        pod_netns: pod.as_fd(),
+        pod_netns: pod,
     };
     host.add_veth(&veth).await?;
     let link = host.link(&plan.host_name).await?;
     let link = link.ok_or_else(|| Error::Missing(plan.host_name.clone()))?;
     sysctl::write_all(&sysctl::of_veth(&plan.host_name))?;
-    let inside = plan.clone();
-    netns::run(pod, move || async move { pod_end(&inside).await }).await??;
     Ok(link.index)
+}
+
+/// Sets up the pod's end, inside its namespace.
+pub async fn furnish(plan: &Plan, pod: OwnedFd) -> Result<(), Error> {
+    let inside = plan.clone();
+    netns::run(pod, move || async move { pod_end(&inside).await }).await?
 }
 
 /// Sets the host's end up and routes the pod's addresses to it.

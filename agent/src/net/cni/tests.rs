@@ -149,6 +149,7 @@ impl TestNode {
         let (states, receiver) = watch::channel(Arc::new(State::default()));
         let uplinks = crate::net::host::uplinks(&netlink, &cfg).await.unwrap();
         let (hooks, maps) = load(&cfg, &uplinks);
+        let datapath = hooks.datapath();
         let parts = Parts {
             cfg: Arc::new(cfg.clone()),
             core: Core::new(maps, NODE, &cfg.cluster_dns).unwrap(),
@@ -162,14 +163,13 @@ impl TestNode {
         let engine = tokio::spawn(engine.run(shutdown.clone()));
         states.send_replace(first);
         status.wait_for(|s| s.complete).await.unwrap();
-        serve(
-            &cfg,
-            handle.clone(),
-            netlink.clone(),
-            1400,
-            shutdown.clone(),
-        )
-        .unwrap();
+        let server = Server {
+            engine: handle.clone(),
+            netlink: netlink.clone(),
+            datapath,
+            mtu: 1400,
+        };
+        serve(&cfg, server, shutdown.clone()).unwrap();
         Self {
             cfg,
             netlink,
