@@ -54,7 +54,8 @@ impl Cluster {
         let config = controlplane::Config {
             data_dir: dir.path().to_owned(),
             listen: "127.0.0.1:0".parse().unwrap(),
-            advertise: "127.0.0.1".parse().unwrap(),
+            // Only written into objects: endpoints must not be loopback addresses.
+            advertise: "192.0.2.1".parse().unwrap(),
             sans: Vec::new(),
             token: None,
             kubeconfig: None,
