@@ -122,3 +122,59 @@ fn fail(pod: &Pod, now: Timestamp) -> Write {
         notes: None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kinds::Node;
+    use crate::sim::Sim;
+
+    fn pod(sim: &mut Sim, node: Option<&str>) -> Key {
+        sim.create::<Pod>(json!({
+            "metadata": {"namespace": "ns", "name": "p"},
+            "spec": {"nodeName": node},
+            "status": {"phase": "Running"}}))
+    }
+
+    #[test]
+    fn a_pod_goes_some_time_after_its_node_has_gone() {
+        let mut sim = Sim::new(vec![Box::<PodGc>::default()]);
+        let node = sim.create::<Node>(json!({"metadata": {"name": "n"}}));
+        let key = pod(&mut sim, Some("n"));
+        sim.settle();
+        sim.remove::<Node>(&node);
+        sim.settle();
+        assert_eq!(sim.plan(0, &key).requeue_after, Some(QUARANTINE));
+        sim.advance(39);
+        sim.wake(0, &key);
+        sim.settle();
+        assert!(sim.get::<Pod>(&key).is_some());
+        sim.advance(1);
+        sim.wake(0, &key);
+        sim.settle();
+        assert!(sim.get::<Pod>(&key).is_none());
+    }
+
+    #[test]
+    fn a_node_that_comes_back_in_time_keeps_its_pods() {
+        let mut sim = Sim::new(vec![Box::<PodGc>::default()]);
+        let key = pod(&mut sim, Some("n"));
+        sim.settle();
+        sim.advance(30);
+        sim.create::<Node>(json!({"metadata": {"name": "n"}}));
+        sim.advance(30);
+        sim.wake(0, &key);
+        sim.settle();
+        assert!(sim.get::<Pod>(&key).is_some());
+    }
+
+    #[test]
+    fn a_deleted_pod_without_a_node_goes_at_once() {
+        let mut sim = Sim::new(vec![Box::<PodGc>::default()]);
+        let key = pod(&mut sim, None);
+        let now = sim.now.to_string();
+        sim.edit::<Pod>(&key, |pod| pod["metadata"]["deletionTimestamp"] = now.into());
+        sim.settle();
+        assert!(sim.get::<Pod>(&key).is_none());
+    }
+}
