@@ -111,6 +111,7 @@ fn start_load(lab: &Lab) {
         },
     });
     lab.apply(&client.to_string()).unwrap();
+    lab.running(NS, "iperf-client").unwrap();
 }
 
 fn check_load(lab: &Lab) {

@@ -73,7 +73,7 @@ fn malformed_bodies_are_refused_with_what_is_wrong() {
 #[test]
 fn unknown_fields_are_refused_when_validation_is_strict() {
     let lab = lab();
-    let manifest = "{apiVersion: v1, kind: ConfigMap, metadata: {name: a, namespace: input}, \
+    let manifest = "---\n{apiVersion: v1, kind: ConfigMap, metadata: {name: a, namespace: input}, \
                     dta: {b: c}}";
     let error = refused(&lab, &["create", "--validate=strict", "-f", "-"], manifest);
     assert!(
@@ -89,21 +89,21 @@ fn invalid_names_and_values_name_the_field() {
     let lab = lab();
     for (manifest, field) in [
         (
-            "{apiVersion: v1, kind: ConfigMap, metadata: {name: A_b, namespace: input}}",
+            "---\n{apiVersion: v1, kind: ConfigMap, metadata: {name: A_b, namespace: input}}",
             "metadata.name",
         ),
         (
-            "{apiVersion: v1, kind: Service, metadata: {name: s, namespace: input}, \
+            "---\n{apiVersion: v1, kind: Service, metadata: {name: s, namespace: input}, \
              spec: {ports: [{port: 99999}]}}",
             "spec.ports[0].port",
         ),
         (
-            "{apiVersion: v1, kind: Pod, metadata: {name: p, namespace: input}, \
+            "---\n{apiVersion: v1, kind: Pod, metadata: {name: p, namespace: input}, \
              spec: {containers: []}}",
             "spec.containers",
         ),
         (
-            "{apiVersion: v1, kind: Pod, metadata: {name: p, namespace: input, labels: {a: 'b c'}}, \
+            "---\n{apiVersion: v1, kind: Pod, metadata: {name: p, namespace: input, labels: {a: 'b c'}}, \
              spec: {containers: [{name: a, image: b}]}}",
             "metadata.labels",
         ),
@@ -122,7 +122,7 @@ fn a_taken_node_port_is_refused() {
     let lab = lab();
     let service = |name: &str| {
         format!(
-            "{{apiVersion: v1, kind: Service, metadata: {{name: {name}, namespace: input}}, \
+            "---\n{{apiVersion: v1, kind: Service, metadata: {{name: {name}, namespace: input}}, \
              spec: {{type: NodePort, ports: [{{port: 80, nodePort: 30999}}]}}}}"
         )
     };
@@ -141,7 +141,7 @@ fn a_taken_node_port_is_refused() {
 fn a_missing_image_is_shown_in_status_and_events_and_stops_no_other_pod() {
     let lab = lab();
     lab.apply(
-        "{apiVersion: v1, kind: Pod, metadata: {name: missing, namespace: input}, \
+        "---\n{apiVersion: v1, kind: Pod, metadata: {name: missing, namespace: input}, \
          spec: {terminationGracePeriodSeconds: 1, \
          containers: [{name: main, image: 'lab.windlass/no-such-image:1'}]}}",
     )
@@ -224,14 +224,15 @@ fn zz_a_full_disk_refuses_writes_and_serves_reads_until_there_is_room() {
         "dd if=/dev/zero of={ballast} bs=1M 2>/dev/null; dd if=/dev/zero of={ballast}2 bs=1k 2>/dev/null; true"
     );
     lab.run(Place::Node(1), &["sh", "-c", &fill]).unwrap();
-    let large = "x".repeat(100_000);
+    let large = "x".repeat(900_000);
     let mut error = String::new();
-    for n in 0..40 {
-        let name = format!("large-{n}");
-        let literal = format!("--from-literal=a={large}");
-        let args = ["-n", NS, "create", "configmap", &name, &literal];
-        if let Err(refused) = lab.kubectl_output(&args) {
-            error = format!("{refused:#}").replace(&large, "…");
+    for n in 0..2 * STORE_MIB {
+        let manifest = serde_json::json!({
+            "apiVersion": "v1", "kind": "ConfigMap", "data": { "a": large },
+            "metadata": { "name": format!("large-{n}"), "namespace": NS },
+        });
+        if let Err(refused) = lab.try_manifest(&["create", "-f", "-"], &manifest.to_string()) {
+            error = format!("{refused:#}");
             break;
         }
     }

@@ -53,7 +53,7 @@ fn pods_and_services_answer_over_ipv6() {
     ])
     .unwrap();
     lab.apply(
-        "{apiVersion: v1, kind: Service, metadata: {name: web, namespace: six}, spec: \
+        "---\n{apiVersion: v1, kind: Service, metadata: {name: web, namespace: six}, spec: \
          {ipFamilyPolicy: RequireDualStack, selector: {app: web}, \
          ports: [{port: 80, targetPort: 8080}]}}",
     )

@@ -18,6 +18,7 @@ pub mod lab;
 pub mod demo;
 pub mod up;
 
+pub mod bench;
 pub mod check;
 pub mod qemu;
 pub mod test;

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -48,6 +49,11 @@ enum Task {
         /// Only tests whose name contains this
         only: Option<String>,
     },
+    /// Measure
+    Bench {
+        #[command(subcommand)]
+        what: Bench,
+    },
     /// Format, lints, documentation, licences, arrows between crates, rules of the house
     Check,
     /// Remove a lab and every trace of it
@@ -80,6 +86,16 @@ enum Task {
     },
 }
 
+#[derive(Subcommand)]
+enum Bench {
+    /// Memory and CPU at rest, first steps, connections through a Service
+    Idle {
+        /// Use what was built before
+        #[arg(long)]
+        no_build: bool,
+    },
+}
+
 /// Port of the API on 127.0.0.1, if it is free.
 const DEFAULT_PORT: u16 = 6443;
 
@@ -98,8 +114,18 @@ enum LabTask {
     Kubeconfig,
 }
 
-fn main() -> Result<()> {
-    match Cli::parse().task {
+fn main() -> ExitCode {
+    match run(Cli::parse().task) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(task: Task) -> Result<()> {
+    match task {
         Task::Setup => xtask::setup::setup(&Progress::shown()),
         Task::Build => xtask::build::build(&Progress::shown()).map(drop),
         Task::Up {
@@ -118,6 +144,9 @@ fn main() -> Result<()> {
             xtask::up::up(spec, !no_build, !no_demo)
         }
         Task::Test { only } => xtask::test::test(only.as_deref()),
+        Task::Bench {
+            what: Bench::Idle { no_build },
+        } => xtask::bench::idle(!no_build),
         Task::Check => xtask::check::check(),
         Task::Down { name, all } => down(name, all),
         Task::Lab { name, task } => lab_task(&name, task),

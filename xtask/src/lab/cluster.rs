@@ -101,15 +101,16 @@ impl Lab {
     /// Makes a pod that runs once.
     pub fn start_once(&self, pod: &ToolboxPod<'_>) -> Result<()> {
         self.apply(&pod.manifest().to_string())?;
-        progress::wait(
-            &format!("{} runs", pod.name),
-            Duration::from_secs(30),
-            || {
-                let phase = self.phase(pod.namespace, pod.name)?;
-                Ok(matches!(phase.as_str(), "Running" | "Succeeded" | "Failed"))
-            },
-        )
-        .with_context(|| self.events(pod.namespace))
+        self.running(pod.namespace, pod.name)
+    }
+
+    /// Waits until a pod runs, or has run to its end.
+    pub fn running(&self, namespace: &str, pod: &str) -> Result<()> {
+        progress::wait(&format!("{pod} runs"), Duration::from_secs(30), || {
+            let phase = self.phase(namespace, pod)?;
+            Ok(matches!(phase.as_str(), "Running" | "Succeeded" | "Failed"))
+        })
+        .with_context(|| self.events(namespace))
     }
 
     /// Waits for the end of a pod that runs once; its phase and its log.
