@@ -50,54 +50,15 @@ fn line(row: &Row) -> String {
         Row::Net6(key, value) => net_line(key, value),
         Row::Ip4(ip, local) => local_line(IpAddr::V4((*ip).into()), *local),
         Row::Ip6(ip, local) => local_line(IpAddr::V6((*ip).into()), *local),
-        Row::Ep(ix, ep) => format!(
-            "endpoint {ix}: interface {} set {:08x} isolated {}{}{}",
-            ep.ifindex,
-            ep.set_id,
-            if ep.isolation & abi::ISOLATED_INGRESS != 0 {
-                "in"
-            } else {
-                "-"
-            },
-            if ep.isolation & abi::ISOLATED_EGRESS != 0 {
-                "+out"
-            } else {
-                ""
-            },
-            if ep.flags & abi::EP_READY != 0 {
-                ", ready"
-            } else {
-                ", not ready"
-            },
-        ),
+        Row::Ep(ix, ep) => endpoint_line(*ix, ep),
         Row::EpMac(ix, mac) => {
             let mac = mac.mac.map(|b| format!("{b:02x}")).join(":");
             format!("endpoint {ix}: MAC {mac}")
         }
         Row::Peer4(ip, class) => peer_line(IpAddr::V4((*ip).into()), *class),
         Row::Peer6(ip, class) => peer_line(IpAddr::V6((*ip).into()), *class),
-        Row::Pol(key, value) => {
-            let direction = if key.direction == u32::from(abi::DIR_INGRESS) {
-                "in"
-            } else {
-                "out"
-            };
-            format!(
-                "policy set {:08x} {direction} class {:08x}: {}",
-                key.set_id,
-                key.class,
-                allowed(value)
-            )
-        }
-        Row::Polx(key, _) => format!(
-            "policy set {:08x} direction {} class {:08x}: more: protocol {} port {}/{}",
-            key.set_id,
-            key.direction,
-            key.class,
-            key.proto,
-            key.port.get(),
-            key.prefix_len.saturating_sub(abi::PolxKey::FIXED_BITS)
-        ),
+        Row::Pol(key, value) => policy_line(key, value),
+        Row::Polx(key, _) => overflow_line(key),
         Row::Fe4(key, value) => frontend_line(key, value),
         Row::Fe6(key, value) => frontend_line(key, value),
         Row::Svc(id, s) => format!(
@@ -120,6 +81,53 @@ fn line(row: &Row) -> String {
             b.be_ix,
             b.flags,
         ),
+    }
+}
+
+fn endpoint_line(ix: u32, ep: &abi::Endpoint) -> String {
+    let set = |bits, bit, text: &'static str| if bits & bit != 0 { text } else { "" };
+    let ingress = set(ep.isolation, abi::ISOLATED_INGRESS, " isolated in");
+    let egress = set(ep.isolation, abi::ISOLATED_EGRESS, " isolated out");
+    let ready = set(ep.flags, abi::EP_READY, " ready");
+    let abi::Endpoint {
+        ifindex, set_id, ..
+    } = ep;
+    format!("endpoint {ix}: interface {ifindex} set {set_id:08x}{ingress}{egress}{ready}")
+}
+
+fn policy_line(key: &abi::PolKey, value: &PolValue) -> String {
+    let abi::PolKey {
+        set_id,
+        class,
+        direction,
+    } = key;
+    let direction = direction_name(*direction);
+    format!(
+        "policy set {set_id:08x} {direction} class {class:08x}: {}",
+        allowed(value)
+    )
+}
+
+fn overflow_line(key: &abi::PolxKey) -> String {
+    let abi::PolxKey {
+        set_id,
+        class,
+        direction,
+        proto,
+        port,
+        prefix_len,
+    } = key;
+    let direction = direction_name(u32::from(*direction));
+    let (proto, port) = (protocol(*proto), port.get());
+    let bits = prefix_len.saturating_sub(abi::PolxKey::FIXED_BITS);
+    format!("policy set {set_id:08x} {direction} class {class:08x}: more: {proto} {port}/{bits}")
+}
+
+fn direction_name(direction: u32) -> &'static str {
+    if direction == u32::from(abi::DIR_INGRESS) {
+        "in"
+    } else {
+        "out"
     }
 }
 

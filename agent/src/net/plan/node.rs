@@ -83,23 +83,14 @@ impl NodeIndex {
             .retain(|name, _| nodes.iter().any(|n| n.name == *name));
         let mut program = Program::default();
         let mut ranges: BTreeMap<IpNetwork, Content> = BTreeMap::new();
+        let mut add = |net: IpNetwork, kind, node| {
+            ranges.insert(canonical(net), Content { kind, node });
+        };
         for net in &facts.cluster_cidrs {
-            ranges.insert(
-                canonical(*net),
-                Content {
-                    kind: NetKind::Native,
-                    node: 0,
-                },
-            );
+            add(*net, NetKind::Native, 0);
         }
         for net in &facts.service_cidrs {
-            ranges.insert(
-                canonical(*net),
-                Content {
-                    kind: NetKind::Services,
-                    node: 0,
-                },
-            );
+            add(*net, NetKind::Services, 0);
         }
         for node in nodes {
             let ix = self.index_of(node, current);
@@ -107,22 +98,10 @@ impl NodeIndex {
             let addresses = node.addresses.iter().map(|address| (*address, ix));
             program.nodes.addresses.extend(addresses);
             for address in &node.addresses {
-                ranges.insert(
-                    (*address).into(),
-                    Content {
-                        kind: NetKind::Node,
-                        node: ix,
-                    },
-                );
+                add((*address).into(), NetKind::Node, ix);
             }
             for net in &node.pod_cidrs {
-                ranges.insert(
-                    canonical(*net),
-                    Content {
-                        kind: NetKind::Pods,
-                        node: ix,
-                    },
-                );
+                add(*net, NetKind::Pods, ix);
             }
             // This node's row has its addresses and no way to it.
             program

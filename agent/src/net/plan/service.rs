@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use abi::{BeKey, List, V4, V6};
+use abi::{BeKey, BeValue, List, Service, V4, V6};
 
 use super::backend::Target;
 use crate::net::rows::{Key, Row, Step, Tables};
@@ -192,85 +192,57 @@ impl Services {
             Some(installed) => installed,
             None => self.adopt::<A>(port, current),
         };
-        let mut wanted = BTreeMap::new();
-        for (target, node) in &port.backends.serving {
-            let Some(be_ix) = self.identity(&mut installed, *target, steps) else {
-                refused.push(Refused::Identities {
-                    service: port.id.service.clone(),
-                });
-                continue;
-            };
-            wanted.insert(
-                *target,
-                backend_value::<A>(*target, node.as_deref(), be_ix, nodes),
-            );
-        }
+        let wanted = self.identities_of::<A>(port, &mut installed, nodes, steps, refused);
         let old = current.svc.get(&installed.svc_id);
         let mut list = |id: u32, n: u32, targets: &[Target]| {
-            if targets.len() > abi::limits::LIST as usize {
+            let limit = abi::limits::LIST as usize;
+            if targets.len() > limit {
+                let service = port.id.service.clone();
                 let have = targets.len();
-                refused.push(Refused::List {
-                    service: port.id.service.clone(),
-                    have,
-                });
+                refused.push(Refused::List { service, have });
             }
             let values = targets.iter().filter_map(|t| wanted.get(t).copied());
-            let values: Vec<_> = values.take(abi::limits::LIST as usize).collect();
-            plan_list::<A>(id, n, &values, current)
+            plan_list::<A>(id, n, &values.take(limit).collect::<Vec<_>>(), current)
         };
-        let cluster = list(
-            installed.cluster,
-            old.map_or(0, |s| s.cluster.n),
-            &port.backends.cluster,
-        );
-        let local = list(
-            installed.local,
-            old.map_or(0, |s| s.local.n),
-            &port.backends.local,
-        );
-        steps.extend(
-            cluster
-                .writes
-                .iter()
-                .chain(&local.writes)
-                .copied()
-                .map(Step::Put),
-        );
-        let value = abi::Service {
-            cluster: List {
-                list: installed.cluster,
-                n: cluster.n,
-            },
-            local: List {
-                list: installed.local,
-                n: local.n,
-            },
-            affinity: port.affinity_seconds,
-            algorithm: 0,
-            flags: if port.affinity_seconds > 0 {
-                abi::SVC_AFFINITY
-            } else {
-                0
-            },
-            reserved: [0; 2],
-        };
+        let old_n = old.map_or((0, 0), |s| (s.cluster.n, s.local.n));
+        let cluster = list(installed.cluster, old_n.0, &port.backends.cluster);
+        let local = list(installed.local, old_n.1, &port.backends.local);
+        let value = service_value(port, &installed, cluster.n, local.n);
+        let writes = cluster.writes.iter().chain(&local.writes).copied();
+        steps.extend(writes.map(Step::Put));
         steps.push(Step::Put(Row::Svc(installed.svc_id, value)));
-        steps.extend(
-            cluster
-                .tail
-                .iter()
-                .chain(&local.tail)
-                .copied()
-                .map(Step::Retire),
-        );
-        self.release(
-            &mut installed,
-            |t| !port.backends.serving.contains_key(t),
-            steps,
-        );
+        let tails = cluster.tail.iter().chain(&local.tail).copied();
+        steps.extend(tails.map(Step::Retire));
+        let serving = &port.backends.serving;
+        self.release(&mut installed, |t| !serving.contains_key(t), steps);
         let svc_id = installed.svc_id;
         self.ports.insert(port.id.clone(), installed);
         svc_id
+    }
+
+    /// Every serving backend with its identity, as a row without a list.
+    fn identities_of<A: Family>(
+        &mut self,
+        port: &PortProgram,
+        installed: &mut Installed,
+        nodes: &Nodes,
+        steps: &mut Vec<Step>,
+        refused: &mut Vec<Refused>,
+    ) -> BTreeMap<Target, BeValue<A>> {
+        let mut values = BTreeMap::new();
+        for (target, node) in &port.backends.serving {
+            match self.identity(installed, *target, steps) {
+                Some(be_ix) => {
+                    let value = backend_value::<A>(*target, node.as_deref(), be_ix, nodes);
+                    values.insert(*target, value);
+                }
+                None => {
+                    let service = port.id.service.clone();
+                    refused.push(Refused::Identities { service });
+                }
+            }
+        }
+        values
     }
 
     /// The service port an earlier agent made for the same frontends, or a new one.
@@ -372,6 +344,19 @@ impl Services {
             self.release(&mut installed, |_| true, &mut steps);
         }
         steps
+    }
+}
+
+fn service_value(port: &PortProgram, installed: &Installed, cluster: u32, local: u32) -> Service {
+    let list = |list, n| List { list, n };
+    let affinity = port.affinity_seconds;
+    Service {
+        cluster: list(installed.cluster, cluster),
+        local: list(installed.local, local),
+        affinity,
+        algorithm: 0,
+        flags: if affinity > 0 { abi::SVC_AFFINITY } else { 0 },
+        reserved: [0; 2],
     }
 }
 
