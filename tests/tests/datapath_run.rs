@@ -78,6 +78,7 @@ cases! {
     a_lost_entry_is_picked_up_and_no_reset_reaches_a_server;
     policy_is_asked_after_translation;
     the_host_and_its_pods;
+    an_address_with_a_new_owner_is_not_the_old_pod;
 }
 
 fn addr<A: Sample>(addr: A) -> IpAddr {
@@ -515,6 +516,22 @@ fn the_host_and_its_pods<A: Sample>(w: &mut World<A>) {
     assert_eq!(
         w.arrive_parsed(Hook::UplinkOut, OUT_IF, &own),
         (Way::Pass, own)
+    );
+}
+
+fn an_address_with_a_new_owner_is_not_the_old_pod<A: Sample>(w: &mut World<A>) {
+    let question = Packet::udp((addr(A::POD2), 40_000), (addr(A::POD3), 53));
+    let _ = w.from_pod2(&question);
+    let old = w.out_of(&question).expect("an entry");
+    assert_eq!(old, world::POD3_IF);
+    // The pod is replaced by one with its address, behind another interface.
+    w.endpoint(3, world::OUT_IF, 0, 0, abi::EP_READY);
+    w.epoch(3, 1);
+    assert_eq!(w.from_pod2(&question).0, Way::Redirect);
+    assert_eq!(
+        w.out_of(&question),
+        Some(world::OUT_IF),
+        "the flow began anew"
     );
 }
 

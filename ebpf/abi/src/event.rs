@@ -73,6 +73,8 @@ outcomes! {
     Related = 8, "related";
     /// A mid-flow packet was picked up as a new flow.
     PickedUp = 9, "picked_up";
+    /// Delivered without entries because the conntrack map is full.
+    Untracked = 10, "untracked";
 
     /// Too short or inconsistent headers.
     Malformed = 16, "malformed";

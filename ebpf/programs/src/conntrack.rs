@@ -264,6 +264,12 @@ pub fn judge_again<A: Family, K: Kernel<A>>(
     };
     room.value = k.ct_read(entry);
     let current = epochs(k, &room.value);
+    if !still_there(k, &room.value) {
+        room.back_key = packet.key.partner(&room.value);
+        k.ct_delete(&packet.key);
+        k.ct_delete(&room.back_key);
+        return Ok(());
+    }
     if let Err(outcome) = ask_again(k, packet, &room.value) {
         room.back_key = packet.key.partner(&room.value);
         k.ct_delete(&packet.key);
@@ -272,6 +278,18 @@ pub fn judge_again<A: Family, K: Kernel<A>>(
     }
     k.ct_judged(entry, current);
     Ok(())
+}
+
+/// Whether the pod the entry leads to is still the owner of its address, behind the same interface.
+#[inline(always)]
+fn still_there<A: Family, K: Kernel<A>>(k: &K, value: &CtValue<A>) -> bool {
+    if value.deliver != Deliver::Pod as u8 {
+        return true;
+    }
+    let ep_ix = value.dst_ep as u32;
+    let owner = k.local(&value.dst).map_or(0, |local| local.ep_ix);
+    let ifindex = k.endpoint(ep_ix).map_or(0, |ep| ep.ifindex);
+    owner == ep_ix && ifindex == value.out
 }
 
 #[inline(always)]

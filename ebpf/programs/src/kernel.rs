@@ -147,7 +147,7 @@ pub trait Kernel<A: Addr> {
     fn ct_judged(&mut self, entry: Self::Entry, epochs: u32);
     /// Replaces an entry that is no longer used, in place.
     fn ct_reuse(&mut self, entry: Self::Entry, value: &CtValue<A>);
-    /// Creates an entry; false if there is one or the map is full.
+    /// Creates an entry; false if there is one, or if the map refused it twice.
     #[must_use]
     fn ct_create(&mut self, key: &CtKey<A>, value: &CtValue<A>) -> bool;
     fn ct_delete(&mut self, key: &CtKey<A>);

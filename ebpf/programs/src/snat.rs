@@ -22,7 +22,15 @@ pub fn claim<A: Family, K: Kernel<A>>(
     if room.value.flags & CT_SNAT != 0 {
         translate(packet, room, cfg, 0)?;
     }
-    Ok(attempt(k, packet, room, now))
+    if attempt(k, packet, room, now) {
+        return Ok(true);
+    }
+    // Refused though nobody has it: the map is full, and no other port will help.
+    if k.ct_find(&room.back_key).is_none() {
+        Err(Outcome::ConntrackFull)
+    } else {
+        Ok(false)
+    }
 }
 
 /// Tries one port after the other.

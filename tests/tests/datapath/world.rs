@@ -355,6 +355,16 @@ impl<A: Sample> World<A> {
         self.entries().len()
     }
 
+    /// Where the entry of a packet sends it.
+    pub fn out_of(&mut self, packet: &Packet) -> Option<u32> {
+        let port = Port::new(packet.src_port);
+        let entries = self.entries();
+        let found = entries
+            .iter()
+            .find(|(key, _)| key.src.ip() == packet.src && key.src_port == port);
+        found.map(|(_, value)| value.out)
+    }
+
     /// Deletes every conntrack entry.
     pub fn forget(&mut self) {
         for (key, _) in self.entries() {

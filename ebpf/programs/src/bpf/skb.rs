@@ -461,7 +461,13 @@ impl<A: Family + FamilyMaps> Kernel<A> for Skb<A> {
 
     #[inline(always)]
     fn ct_create(&mut self, key: &CtKey<A>, value: &CtValue<A>) -> bool {
-        Self::ct(key).insert(key, value, BPF_NOEXIST as u64).is_ok()
+        const EXISTS: i32 = -17;
+        match Self::ct(key).insert(key, value, BPF_NOEXIST as u64) {
+            Ok(()) => true,
+            Err(EXISTS) => false,
+            // For a moment no element could be freed.
+            Err(_) => Self::ct(key).insert(key, value, BPF_NOEXIST as u64).is_ok(),
+        }
     }
 
     #[inline(always)]

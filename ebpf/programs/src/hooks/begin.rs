@@ -52,10 +52,19 @@ fn decide<A: Family, K: Kernel<A>>(k: &mut K, hook: Hook, packet: &Packet<A>) ->
     if room.begin.flags & CT_SERVICE != 0 && packet.key.proto == abi::PROTO_TCP {
         service::note_reversed(k, hook, packet, &room.begin);
     }
-    if !snat::claim(k, packet, room, cfg)? {
-        return Ok(Next::Probe);
+    match snat::claim(k, packet, room, cfg) {
+        Ok(true) => super::complete(k, hook, Outcome::NewFlow, packet, &room.value),
+        Ok(false) => Ok(Next::Probe),
+        // Without translation the packet finds its way without entries, if slowly.
+        Err(Outcome::ConntrackFull) if room.value.flags & CT_REWRITE == 0 => Ok(super::forward(
+            k,
+            hook,
+            Outcome::Untracked,
+            packet,
+            &room.value,
+        )),
+        Err(outcome) => Err(outcome),
     }
-    super::complete(k, hook, Outcome::NewFlow, packet, &room.value)
 }
 
 /// The entry of the direction the packet came from.
