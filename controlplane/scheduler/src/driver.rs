@@ -25,6 +25,8 @@ const SCHEDULER_NAME: &str = "default-scheduler";
 const FEED_CAPACITY: usize = 1024;
 /// Watch events taken in before the next decision.
 const MAX_BATCH: usize = 256;
+/// Bindings and explanations under way at the same time.
+const MAX_IN_FLIGHT: usize = 256;
 /// Decisions between two looks at the watches.
 const MAX_DECISIONS: usize = 64;
 

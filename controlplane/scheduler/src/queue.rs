@@ -65,8 +65,11 @@ type Order = (Reverse<i32>, u64);
 #[derive(Clone, Debug)]
 enum Place {
     Ready(Order),
-    /// Until then.
-    BackOff(Instant),
+    /// Until then, or earlier when nothing else is ready and it was no error.
+    BackOff {
+        until: Instant,
+        after_error: bool,
+    },
     Hopeless {
         plugins: BTreeSet<Plugin>,
         since: Instant,
@@ -130,6 +133,9 @@ impl Queue {
     /// Takes the first ready pod.
     pub fn pop(&mut self, now: Instant) -> Option<Key> {
         self.wake(now);
+        if self.ready.is_empty() {
+            self.skip_backoff();
+        }
         let (_, key) = self.ready.pop_first()?;
         let entry = self.entries.get_mut(&key)?;
         entry.place = Place::Taken;
@@ -145,7 +151,10 @@ impl Queue {
             return;
         };
         entry.place = if entry.stirred {
-            Place::BackOff(now + backoff(entry.attempts))
+            Place::BackOff {
+                until: now + backoff(entry.attempts),
+                after_error: false,
+            }
         } else {
             Place::Hopeless {
                 plugins,
@@ -157,7 +166,11 @@ impl Queue {
     /// A node did, but binding failed.
     pub fn failed(&mut self, key: &Key, now: Instant) {
         if let Some(entry) = self.entries.get_mut(key) {
-            entry.place = Place::BackOff(now + backoff(entry.attempts));
+            let until = now + backoff(entry.attempts);
+            entry.place = Place::BackOff {
+                until,
+                after_error: true,
+            };
         }
     }
 
@@ -168,11 +181,15 @@ impl Queue {
                 Place::Hopeless { plugins, .. } => {
                     if plugins.is_empty() || plugins.iter().any(|plugin| hint.helps(*plugin)) {
                         let from = entry.last_attempt.unwrap_or(now);
-                        entry.place = Place::BackOff(from + backoff(entry.attempts));
+                        let until = from + backoff(entry.attempts);
+                        entry.place = Place::BackOff {
+                            until,
+                            after_error: false,
+                        };
                     }
                 }
                 Place::Taken => entry.stirred = true,
-                Place::Ready(_) | Place::BackOff(_) => {}
+                Place::Ready(_) | Place::BackOff { .. } => {}
             }
         }
         self.wake(now);
@@ -181,7 +198,7 @@ impl Queue {
     /// When the next pod becomes ready by itself.
     pub fn next_due(&self) -> Option<Instant> {
         let due = |entry: &Entry| match &entry.place {
-            Place::BackOff(until) => Some(*until),
+            Place::BackOff { until, .. } => Some(*until),
             Place::Hopeless { since, .. } => Some(*since + MAX_UNSCHEDULABLE),
             Place::Ready(_) | Place::Taken => None,
         };
@@ -190,7 +207,7 @@ impl Queue {
 
     fn wake(&mut self, now: Instant) {
         let is_due = |entry: &Entry| match &entry.place {
-            Place::BackOff(until) => *until <= now,
+            Place::BackOff { until, .. } => *until <= now,
             Place::Hopeless { since, .. } => *since + MAX_UNSCHEDULABLE <= now,
             Place::Ready(_) | Place::Taken => false,
         };
@@ -201,6 +218,24 @@ impl Queue {
             .map(|(k, _)| k.clone())
             .collect();
         for key in due {
+            self.make_ready(&key);
+        }
+    }
+
+    /// With nothing else to do, the pod whose back-off ends first need not wait
+    /// (upstream's SchedulerPopFromBackoffQ).
+    fn skip_backoff(&mut self) {
+        let waiting = self
+            .entries
+            .iter()
+            .filter_map(|(key, entry)| match entry.place {
+                Place::BackOff {
+                    until,
+                    after_error: false,
+                } => Some((until, key.clone())),
+                _ => None,
+            });
+        if let Some((_, key)) = waiting.min() {
             self.make_ready(&key);
         }
     }
@@ -257,6 +292,16 @@ mod tests {
         let later = now + Duration::from_secs(20);
         assert_eq!(queue.pop(later), None);
         queue.hint(Hint::PodRemoved, now);
+        assert_eq!(queue.pop(now), Some(key("a")), "nothing else is ready");
+    }
+
+    #[test]
+    fn after_an_error_the_back_off_is_kept() {
+        let now = Instant::now();
+        let mut queue = Queue::default();
+        queue.add(&key("a"), 0, false);
+        queue.pop(now);
+        queue.failed(&key("a"), now);
         assert_eq!(queue.pop(now), None);
         assert_eq!(queue.pop(now + INITIAL_BACKOFF), Some(key("a")));
     }
