@@ -335,6 +335,10 @@ impl Driver {
             return;
         }
         for _ in 0..MAX_DECISIONS {
+            // The end of a task brings the next look.
+            if self.tasks.len() >= MAX_IN_FLIGHT {
+                return;
+            }
             let Some(key) = self.queue.pop(Instant::now()) else {
                 return;
             };
