@@ -50,6 +50,8 @@ pub async fn run(
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     let netlink = netlink::Netlink::open().context("open netlink")?;
+    // The cluster is listed while the programs are verified.
+    let states = crate::watch::start(client.clone(), shutdown.clone());
     let uplinks = wait_for_uplinks(&netlink, &cfg).await?;
     prepare_host(&cfg, &netlink, &uplinks).await?;
     let (hooks, maps) = load(&cfg, &uplinks).await?;
@@ -60,7 +62,6 @@ pub async fn run(
     let core = core::Core::new(maps, &cfg.node_name, &cfg.cluster_dns)
         .context("read the datapath's maps")?;
     let store = sandbox::Store::open(&cfg.root_dir.join("net")).context("open sandbox records")?;
-    let states = crate::watch::start(client.clone(), shutdown.clone());
     let parts = Parts {
         cfg: cfg.clone(),
         core,
