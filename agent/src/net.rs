@@ -54,6 +54,8 @@ pub async fn run(
     let states = crate::watch::start(client.clone(), shutdown.clone());
     let uplinks = wait_for_uplinks(&netlink, &cfg).await?;
     prepare_host(&cfg, &netlink, &uplinks).await?;
+    // Pods of an earlier agent are asking already.
+    tokio::spawn(dns::run(cfg.clone(), states.clone(), shutdown.clone()));
     let (hooks, maps) = load(&cfg, &uplinks).await?;
     let datapath = hooks.datapath();
     if let Some(datapath) = datapath.clone() {
@@ -72,7 +74,6 @@ pub async fn run(
     };
     let (engine, handle, status) = Engine::new(parts);
     let running = tokio::spawn(engine.run(shutdown.clone()));
-    tokio::spawn(dns::run(cfg.clone(), states.clone(), shutdown.clone()));
     tokio::spawn(health::run(
         cfg.node_name.clone(),
         states.clone(),
