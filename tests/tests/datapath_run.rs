@@ -88,7 +88,7 @@ fn addr<A: Sample>(addr: A) -> IpAddr {
 fn a_pod_reaches_a_service_and_hears_its_address<A: Sample>(w: &mut World<A>) {
     w.service(1, A::VIP, 80, abi::PROTO_TCP, &[(A::POD3, 8080, 1)]);
     let syn = Packet::tcp((addr(A::POD2), 40_000), (addr(A::VIP), 80), SYN);
-    let (way, out) = w.from_pod2(&syn);
+    let (way, out) = w.pod2_sends(&syn);
     assert_eq!(way, Way::Redirect);
     let expected = Packet {
         dst: addr(A::POD3),
@@ -97,11 +97,11 @@ fn a_pod_reaches_a_service_and_hears_its_address<A: Sample>(w: &mut World<A>) {
     };
     assert_eq!(out, expected);
     assert_eq!(w.flows(), 2, "two entries per flow");
-    let (way, back) = w.from_pod3(&expected.reply(SYN | ACK));
+    let (way, back) = w.pod3_sends(&expected.reply(SYN | ACK));
     assert_eq!(way, Way::Redirect);
     assert_eq!(back, syn.reply(SYN | ACK));
     for flags in [ACK, ACK | FIN] {
-        let (_, out) = w.from_pod2(&Packet {
+        let (_, out) = w.pod2_sends(&Packet {
             flags,
             ..syn.clone()
         });
@@ -112,23 +112,23 @@ fn a_pod_reaches_a_service_and_hears_its_address<A: Sample>(w: &mut World<A>) {
 
     w.service(2, A::VIP, 53, abi::PROTO_UDP, &[(A::POD3, 5353, 2)]);
     let question = Packet::udp((addr(A::POD2), 40_001), (addr(A::VIP), 53));
-    let (_, out) = w.from_pod2(&question);
+    let (_, out) = w.pod2_sends(&question);
     assert_eq!((out.dst, out.dst_port), (addr(A::POD3), 5353));
-    let (_, back) = w.from_pod3(&out.reply(0));
+    let (_, back) = w.pod3_sends(&out.reply(0));
     assert_eq!(back, question.reply(0));
 
     // The only backend asks itself.
     let own = Packet::tcp((addr(A::POD3), 40_002), (addr(A::VIP), 80), SYN);
-    let (_, out) = w.from_pod3(&own);
+    let (_, out) = w.pod3_sends(&own);
     assert_eq!((out.src, out.dst), (addr(A::HAIRPIN), addr(A::POD3)));
-    let (_, back) = w.from_pod3(&out.reply(SYN | ACK));
+    let (_, back) = w.pod3_sends(&out.reply(SYN | ACK));
     assert_eq!(back, own.reply(SYN | ACK));
 }
 
 fn packets_that_must_not_pass_are_dropped_with_their_reason<A: Sample>(w: &mut World<A>) {
     let to = (addr(A::POD3), 80);
     let syn = |src| Packet::tcp((src, 40_000), to, SYN);
-    let from = |w: &mut World<A>, packet: &Packet| w.from_pod2(packet).0;
+    let from = |w: &mut World<A>, packet: &Packet| w.pod2_sends(packet).0;
     let expect =
         |w: &World<A>, outcome| assert_eq!(w.count(Hook::PodOut, outcome), 1, "{outcome:?}");
 
@@ -166,7 +166,7 @@ fn a_service_without_endpoints_refuses<A: Sample>(w: &mut World<A>) {
     w.service(1, A::VIP, 80, abi::PROTO_TCP, &[]);
     w.service(2, A::VIP, 53, abi::PROTO_UDP, &[]);
     let syn = Packet::tcp((addr(A::POD2), 40_000), (addr(A::VIP), 80), SYN);
-    let (way, answer) = w.from_pod2(&syn);
+    let (way, answer) = w.pod2_sends(&syn);
     assert_eq!(way, Way::Redirect);
     let expected = Packet {
         seq: 0,
@@ -181,7 +181,7 @@ fn a_service_without_endpoints_refuses<A: Sample>(w: &mut World<A>) {
             ..syn.clone()
         }
     };
-    let (_, answer) = w.from_pod2(&late);
+    let (_, answer) = w.pod2_sends(&late);
     assert_eq!(
         (answer.flags, answer.seq, answer.payload.len()),
         (RST, late.ack, 0)
@@ -190,9 +190,9 @@ fn a_service_without_endpoints_refuses<A: Sample>(w: &mut World<A>) {
         flags: RST,
         ..syn.clone()
     };
-    assert_eq!(w.from_pod2(&reset).0, Way::Drop, "a reset is not answered");
+    assert_eq!(w.pod2_sends(&reset).0, Way::Drop, "a reset is not answered");
     let datagram = Packet::udp((addr(A::POD2), 40_000), (addr(A::VIP), 53));
-    let (way, answer) = w.from_pod2(&datagram);
+    let (way, answer) = w.pod2_sends(&datagram);
     assert_eq!((way, answer.proto), (Way::Redirect, A::ICMP));
     assert_eq!((answer.src, answer.dst), (datagram.dst, datagram.src));
     let network_header = if A::FAMILY == 4 { 20 } else { 40 };
@@ -203,7 +203,7 @@ fn a_service_without_endpoints_refuses<A: Sample>(w: &mut World<A>) {
     );
     let unknown = Packet::tcp((addr(A::POD2), 40_000), (addr(A::VIP), 81), SYN);
     assert_eq!(
-        w.from_pod2(&unknown).1.flags,
+        w.pod2_sends(&unknown).1.flags,
         RST | ACK,
         "an unknown port of a living VIP"
     );
@@ -211,7 +211,7 @@ fn a_service_without_endpoints_refuses<A: Sample>(w: &mut World<A>) {
 
 fn the_outside_is_reached_with_a_claimed_port<A: Sample>(w: &mut World<A>) {
     let syn = Packet::tcp((addr(A::POD2), 40_000), (addr(A::OUTSIDE), 443), SYN);
-    let (way, out) = w.from_pod2(&syn);
+    let (way, out) = w.pod2_sends(&syn);
     assert_eq!(
         (way, out.src, out.dst),
         (Way::Redirect, addr(A::NODE), addr(A::OUTSIDE))
@@ -222,7 +222,7 @@ fn the_outside_is_reached_with_a_claimed_port<A: Sample>(w: &mut World<A>) {
     assert_eq!((way, back), (Way::Redirect, syn.reply(SYN | ACK)));
 
     w.forget();
-    let (_, again) = w.from_pod2(&Packet {
+    let (_, again) = w.pod2_sends(&Packet {
         flags: ACK,
         ..syn.clone()
     });
@@ -231,11 +231,11 @@ fn the_outside_is_reached_with_a_claimed_port<A: Sample>(w: &mut World<A>) {
         "the hash finds the same port again"
     );
     let second = Packet::tcp((addr(A::POD3), 40_000), (addr(A::OUTSIDE), 443), SYN);
-    let (_, other) = w.from_pod3(&second);
+    let (_, other) = w.pod3_sends(&second);
     assert_ne!(other.src_port, out.src_port, "one port, one flow");
 
     let ping = Packet::echo(addr(A::POD2), addr(A::OUTSIDE), 77, false);
-    let (_, out) = w.from_pod2(&ping);
+    let (_, out) = w.pod2_sends(&ping);
     assert_eq!(out.src, addr(A::NODE));
     let reply = Packet::echo(out.dst, out.src, out.src_port, true);
     let (way, back) = w.arrive_parsed(Hook::UplinkIn, OUT_IF, &reply);
@@ -246,8 +246,8 @@ fn the_outside_is_reached_with_a_claimed_port<A: Sample>(w: &mut World<A>) {
 
     w.configure(|cfg| cfg.snat_lo = cfg.snat_hi);
     let udp = |port| Packet::udp((addr(A::POD2), port), (addr(A::OUTSIDE), 53));
-    assert_eq!(w.from_pod2(&udp(1)).0, Way::Redirect);
-    assert_eq!(w.from_pod2(&udp(2)).0, Way::Drop);
+    assert_eq!(w.pod2_sends(&udp(1)).0, Way::Redirect);
+    assert_eq!(w.pod2_sends(&udp(2)).0, Way::Drop);
     assert_eq!(w.count(Hook::PodOut, Outcome::SnatExhausted), 1);
 }
 
@@ -303,33 +303,33 @@ fn a_node_port_with_a_remote_backend_is_translated_twice<A: Sample>(w: &mut Worl
 fn a_syn_chooses_again_and_the_middle_of_a_connection_does_not<A: Sample>(w: &mut World<A>) {
     w.service(1, A::VIP, 80, abi::PROTO_TCP, &[(A::POD3, 8080, 1)]);
     let syn = Packet::tcp((addr(A::POD2), 40_000), (addr(A::VIP), 80), SYN);
-    let (_, first) = w.from_pod2(&syn);
-    let _ = w.from_pod3(&first.reply(SYN | ACK));
-    let _ = w.from_pod2(&Packet {
+    let (_, first) = w.pod2_sends(&syn);
+    let _ = w.pod3_sends(&first.reply(SYN | ACK));
+    let _ = w.pod2_sends(&Packet {
         flags: ACK,
         ..syn.clone()
     });
     w.service(1, A::VIP, 80, abi::PROTO_TCP, &[(A::REMOTE, 9090, 2)]);
-    let (_, middle) = w.from_pod2(&Packet {
+    let (_, middle) = w.pod2_sends(&Packet {
         flags: ACK,
         ..syn.clone()
     });
     assert_eq!(middle.dst, addr(A::POD3), "keeps its backend");
-    let (_, new) = w.from_pod2(&syn);
+    let (_, new) = w.pod2_sends(&syn);
     assert_eq!(
         (new.dst, new.dst_port),
         (addr(A::REMOTE), 9090),
         "a new connection"
     );
     w.service(1, A::VIP, 80, abi::PROTO_TCP, &[(A::POD3, 8080, 3)]);
-    let (_, again) = w.from_pod2(&syn);
+    let (_, again) = w.pod2_sends(&syn);
     assert_eq!(
         again.dst,
         addr(A::REMOTE),
         "a retransmitted SYN keeps a living backend"
     );
     w.live(2, 5);
-    let (_, again) = w.from_pod2(&syn);
+    let (_, again) = w.pod2_sends(&syn);
     assert_eq!(
         again.dst,
         addr(A::POD3),
@@ -340,33 +340,37 @@ fn a_syn_chooses_again_and_the_middle_of_a_connection_does_not<A: Sample>(w: &mu
 fn datagrams_leave_a_backend_that_stopped_serving<A: Sample>(w: &mut World<A>) {
     w.service(1, A::VIP, 53, abi::PROTO_UDP, &[(A::POD3, 53, 1)]);
     let question = Packet::udp((addr(A::POD2), 40_000), (addr(A::VIP), 53));
-    assert_eq!(w.from_pod2(&question).1.dst, addr(A::POD3));
+    assert_eq!(w.pod2_sends(&question).1.dst, addr(A::POD3));
     w.service(1, A::VIP, 53, abi::PROTO_UDP, &[(A::REMOTE, 53, 2)]);
-    assert_eq!(w.from_pod2(&question).1.dst, addr(A::POD3), "still serving");
+    assert_eq!(
+        w.pod2_sends(&question).1.dst,
+        addr(A::POD3),
+        "still serving"
+    );
     w.live(1, 2);
-    assert_eq!(w.from_pod2(&question).1.dst, addr(A::REMOTE), "at once");
+    assert_eq!(w.pod2_sends(&question).1.dst, addr(A::REMOTE), "at once");
 }
 
 fn entries_end_and_flows_begin_anew<A: Sample>(w: &mut World<A>) {
     let question = Packet::udp((addr(A::POD2), 40_000), (addr(A::POD3), 53));
-    let _ = w.from_pod2(&question);
+    let _ = w.pod2_sends(&question);
     w.age(abi::timeout::UDP - 5);
-    let _ = w.from_pod2(&question);
+    let _ = w.pod2_sends(&question);
     assert_eq!(
         w.count(Hook::PodOut, Outcome::NewFlow),
         1,
         "an entry in use lives on"
     );
     w.age(abi::timeout::UDP + 5);
-    let _ = w.from_pod2(&question);
+    let _ = w.pod2_sends(&question);
     assert_eq!(
         w.count(Hook::PodOut, Outcome::NewFlow),
         2,
         "expiry is decided at lookup"
     );
-    let _ = w.from_pod3(&question.reply(0));
+    let _ = w.pod3_sends(&question.reply(0));
     w.age(abi::timeout::UDP + 5);
-    let _ = w.from_pod2(&question);
+    let _ = w.pod2_sends(&question);
     assert_eq!(
         w.count(Hook::PodOut, Outcome::NewFlow),
         2,
@@ -381,7 +385,7 @@ fn entries_end_and_flows_begin_anew<A: Sample>(w: &mut World<A>) {
 fn a_lost_entry_is_picked_up_and_no_reset_reaches_a_server<A: Sample>(w: &mut World<A>) {
     w.service(1, A::VIP, 80, abi::PROTO_TCP, &[(A::POD3, 8080, 1)]);
     let syn = Packet::tcp((addr(A::POD2), 40_000), (addr(A::VIP), 80), SYN);
-    let _ = w.from_pod2(&syn);
+    let _ = w.pod2_sends(&syn);
     let ack = Packet {
         flags: ACK,
         ..syn.clone()
@@ -390,12 +394,12 @@ fn a_lost_entry_is_picked_up_and_no_reset_reaches_a_server<A: Sample>(w: &mut Wo
 
     // The server speaks first after the loss: the frontend its clients use is the first guess.
     w.forget();
-    let (way, out) = w.from_pod3(&answer);
+    let (way, out) = w.pod3_sends(&answer);
     assert_eq!(
         (way, out.src, out.src_port),
         (Way::Redirect, addr(A::VIP), 80)
     );
-    let (way, out) = w.from_pod2(&ack);
+    let (way, out) = w.pod2_sends(&ack);
     assert_eq!(
         (way, out.dst, out.dst_port),
         (Way::Redirect, addr(A::POD3), 8080)
@@ -405,19 +409,19 @@ fn a_lost_entry_is_picked_up_and_no_reset_reaches_a_server<A: Sample>(w: &mut Wo
     // hear that, and its next packet is not translated.
     w.forget();
     let direct = Packet::tcp((addr(A::POD2), 40_000), (addr(A::POD3), 8080), ACK);
-    let (_, guessed) = w.from_pod3(&answer);
-    assert_eq!(w.from_pod2(&guessed.reply(RST)).0, Way::Drop);
+    let (_, guessed) = w.pod3_sends(&answer);
+    assert_eq!(w.pod2_sends(&guessed.reply(RST)).0, Way::Drop);
     assert_eq!(w.count(Hook::PodOut, Outcome::ResetGuarded), 1);
-    let (_, second) = w.from_pod3(&answer);
+    let (_, second) = w.pod3_sends(&answer);
     let known = if second.src_port == 0 {
-        w.from_pod3(&answer).1
+        w.pod3_sends(&answer).1
     } else {
         second
     };
     assert_eq!((known.src, known.src_port), (addr(A::POD3), 8080));
-    assert_eq!(w.from_pod2(&direct).0, Way::Redirect);
-    assert_eq!(w.from_pod3(&answer).1.src, addr(A::POD3), "known now");
-    let (way, out) = w.from_pod2(&Packet {
+    assert_eq!(w.pod2_sends(&direct).0, Way::Redirect);
+    assert_eq!(w.pod3_sends(&answer).1.src, addr(A::POD3), "known now");
+    let (way, out) = w.pod2_sends(&Packet {
         flags: RST,
         ..direct
     });
@@ -429,54 +433,54 @@ fn a_lost_entry_is_picked_up_and_no_reset_reaches_a_server<A: Sample>(w: &mut Wo
 
     // The client speaks first: the hash finds its backend again, whatever was guessed before.
     w.forget();
-    let _ = w.from_pod3(&answer);
-    let (_, out) = w.from_pod2(&ack);
+    let _ = w.pod3_sends(&answer);
+    let (_, out) = w.pod2_sends(&ack);
     assert_eq!((out.dst, out.dst_port), (addr(A::POD3), 8080));
-    assert_eq!(w.from_pod3(&answer).1.src, addr(A::VIP));
+    assert_eq!(w.pod3_sends(&answer).1.src, addr(A::VIP));
 
     // Whoever is no backend is not guarded.
     let plain = Packet::tcp((addr(A::POD3), 9999), (addr(A::POD2), 40_009), ACK);
-    let _ = w.from_pod3(&plain);
-    assert_eq!(w.from_pod2(&plain.reply(RST)).0, Way::Redirect);
+    let _ = w.pod3_sends(&plain);
+    assert_eq!(w.pod2_sends(&plain.reply(RST)).0, Way::Redirect);
 }
 
 fn policy_is_asked_after_translation<A: Sample>(w: &mut World<A>) {
     w.service(1, A::VIP, 80, abi::PROTO_TCP, &[(A::POD3, 8080, 1)]);
     w.endpoint(3, world::POD3_IF, 9, abi::ISOLATED_INGRESS, abi::EP_READY);
     let syn = Packet::tcp((addr(A::POD2), 40_000), (addr(A::VIP), 80), SYN);
-    assert_eq!(w.from_pod2(&syn).0, Way::Drop);
+    assert_eq!(w.pod2_sends(&syn).0, Way::Drop);
     assert_eq!(w.count(Hook::PodOut, Outcome::PolicyIngress), 1);
     w.peer(A::POD2, 4);
     w.allow(9, 4, abi::DIR_INGRESS, abi::PROTO_TCP, 8080, 8080);
-    assert_eq!(w.from_pod2(&syn).0, Way::Redirect, "by the backend's port");
+    assert_eq!(w.pod2_sends(&syn).0, Way::Redirect, "by the backend's port");
     let other = Packet::tcp((addr(A::POD2), 40_000), (addr(A::POD3), 8081), SYN);
-    assert_eq!(w.from_pod2(&other).0, Way::Drop);
+    assert_eq!(w.pod2_sends(&other).0, Way::Drop);
     w.overflow(9, 4, abi::DIR_INGRESS, abi::PROTO_TCP, 8081);
-    assert_eq!(w.from_pod2(&other).0, Way::Redirect, "by the overflow");
+    assert_eq!(w.pod2_sends(&other).0, Way::Redirect, "by the overflow");
     assert_eq!(
-        w.from_pod3(&other.reply(SYN | ACK)).0,
+        w.pod3_sends(&other.reply(SYN | ACK)).0,
         Way::Redirect,
         "answers pass"
     );
     w.epoch(3, 1);
     assert_eq!(
-        w.from_pod3(&other.reply(ACK)).0,
+        w.pod3_sends(&other.reply(ACK)).0,
         Way::Redirect,
         "judged again, still allowed"
     );
     w.peer(A::POD2, 5);
     w.epoch(3, 2);
     assert_eq!(
-        w.from_pod3(&other.reply(ACK)).0,
+        w.pod3_sends(&other.reply(ACK)).0,
         Way::Drop,
         "judged again by the roles of the flow"
     );
     w.endpoint(2, POD2_IF, 8, abi::ISOLATED_EGRESS, abi::EP_READY);
-    assert_eq!(w.from_pod2(&syn).0, Way::Drop);
+    assert_eq!(w.pod2_sends(&syn).0, Way::Drop);
     assert_eq!(w.count(Hook::PodOut, Outcome::PolicyEgress), 1);
     let to_node = Packet::tcp((addr(A::POD2), 1), (addr(A::NODE), 10_250), SYN);
     assert_eq!(
-        w.from_pod2(&to_node).0,
+        w.pod2_sends(&to_node).0,
         Way::Pass,
         "the own node is always allowed"
     );
@@ -489,7 +493,7 @@ fn the_host_and_its_pods<A: Sample>(w: &mut World<A>) {
         (Way::Pass, probe.clone())
     );
     assert_eq!(
-        w.from_pod2(&probe.reply(SYN | ACK)).0,
+        w.pod2_sends(&probe.reply(SYN | ACK)).0,
         Way::Pass,
         "untracked"
     );
@@ -499,7 +503,7 @@ fn the_host_and_its_pods<A: Sample>(w: &mut World<A>) {
 
     w.host_service(1, 443, A::NODE, 6443);
     let syn = Packet::tcp((addr(A::POD2), 40_000), (addr(A::VIP), 443), SYN);
-    let (way, out) = w.from_pod2(&syn);
+    let (way, out) = w.pod2_sends(&syn);
     assert_eq!(
         (way, out.dst, out.dst_port),
         (Way::Pass, addr(A::NODE), 6443),
@@ -521,13 +525,13 @@ fn the_host_and_its_pods<A: Sample>(w: &mut World<A>) {
 
 fn an_address_with_a_new_owner_is_not_the_old_pod<A: Sample>(w: &mut World<A>) {
     let question = Packet::udp((addr(A::POD2), 40_000), (addr(A::POD3), 53));
-    let _ = w.from_pod2(&question);
+    let _ = w.pod2_sends(&question);
     let old = w.out_of(&question).expect("an entry");
     assert_eq!(old, world::POD3_IF);
     // The pod is replaced by one with its address, behind another interface.
     w.endpoint(3, world::OUT_IF, 0, 0, abi::EP_READY);
     w.epoch(3, 1);
-    assert_eq!(w.from_pod2(&question).0, Way::Redirect);
+    assert_eq!(w.pod2_sends(&question).0, Way::Redirect);
     assert_eq!(
         w.out_of(&question),
         Some(world::OUT_IF),
@@ -556,8 +560,8 @@ fn programs_stay_within_what_their_verification_may_cost() {
 fn nanoseconds_per_packet_are_told() {
     let mut w = World::<V4>::new(Machine::kernel("nanos"));
     let syn = Packet::tcp((addr(V4::POD2), 40_000), (addr(V4::POD3), 80), SYN);
-    let _ = w.from_pod2(&syn);
-    let _ = w.from_pod3(&syn.reply(SYN | ACK));
+    let _ = w.pod2_sends(&syn);
+    let _ = w.pod3_sends(&syn.reply(SYN | ACK));
     let ack = Packet {
         flags: ACK,
         ..syn.clone()

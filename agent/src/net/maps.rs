@@ -46,6 +46,9 @@ pub trait Table {
     const ARRAY: bool = false;
 }
 
+/// Rows of a map.
+pub type Rows<T> = Vec<(<T as Table>::Key, <T as Table>::Value)>;
+
 macro_rules! tables {
     ($($(#[$meta:meta])* $name:ident: $key:ty => $value:ty, $map:expr $(, $array:literal)?;)*) => {$(
         $(#[$meta])*
@@ -205,7 +208,7 @@ impl MapSet {
 
     /// All rows, in no order (in memory: in the order of the keys' bytes). Rows written meanwhile may
     /// be missing.
-    pub fn entries<T: Table>(&self) -> Result<Vec<(T::Key, T::Value)>, MapError> {
+    pub fn entries<T: Table>(&self) -> Result<Rows<T>, MapError> {
         match &self.backing {
             Backing::Kernel(fds) => {
                 let fd = fd_of(fds, T::NAME);
@@ -359,7 +362,7 @@ fn retry(mut operation: impl FnMut() -> io::Result<()>) -> io::Result<()> {
     }
 }
 
-fn walk<T: Table>(fd: BorrowedFd<'_>) -> io::Result<Vec<(T::Key, T::Value)>> {
+fn walk<T: Table>(fd: BorrowedFd<'_>) -> io::Result<Rows<T>> {
     let mut rows = Vec::new();
     let mut key: Option<T::Key> = None;
     loop {

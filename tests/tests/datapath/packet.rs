@@ -168,16 +168,16 @@ impl Packet {
             let len = usize::from(u16::from_be_bytes([ip[2], ip[3]]));
             assert_eq!(len, ip.len(), "length in the IPv4 header");
             let (src, dst): ([u8; 4], [u8; 4]) = (
-                ip[12..16].try_into().unwrap(),
-                ip[16..20].try_into().unwrap(),
+                ip[12..16].try_into().expect("as long as the address"),
+                ip[16..20].try_into().expect("as long as the address"),
             );
             (src.into(), dst.into(), ip[9], ip[8], &ip[20..])
         } else {
             let len = usize::from(u16::from_be_bytes([ip[4], ip[5]]));
             assert_eq!(len + 40, ip.len(), "length in the IPv6 header");
             let (src, dst): ([u8; 16], [u8; 16]) = (
-                ip[8..24].try_into().unwrap(),
-                ip[24..40].try_into().unwrap(),
+                ip[8..24].try_into().expect("as long as the address"),
+                ip[24..40].try_into().expect("as long as the address"),
             );
             (src.into(), dst.into(), ip[6], ip[7], &ip[40..])
         };

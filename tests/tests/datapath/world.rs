@@ -409,11 +409,11 @@ impl<A: Sample> World<A> {
         (way, Packet::parse(&out))
     }
 
-    pub fn from_pod2(&mut self, packet: &Packet) -> (Way, Packet) {
+    pub fn pod2_sends(&mut self, packet: &Packet) -> (Way, Packet) {
         self.arrive_parsed(Hook::PodOut, POD2_IF, packet)
     }
 
-    pub fn from_pod3(&mut self, packet: &Packet) -> (Way, Packet) {
+    pub fn pod3_sends(&mut self, packet: &Packet) -> (Way, Packet) {
         self.arrive_parsed(Hook::PodOut, POD3_IF, packet)
     }
 
