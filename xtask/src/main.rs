@@ -55,7 +55,11 @@ enum Task {
         what: Bench,
     },
     /// Format, lints, documentation, licences, arrows between crates, rules of the house
-    Check,
+    Check {
+        /// Only what needs no compiling
+        #[arg(long)]
+        quick: bool,
+    },
     /// Remove a lab and every trace of it
     Down {
         /// Name of the lab
@@ -147,7 +151,7 @@ fn run(task: Task) -> Result<()> {
         Task::Bench {
             what: Bench::Idle { no_build },
         } => xtask::bench::idle(!no_build),
-        Task::Check => xtask::check::check(),
+        Task::Check { quick } => xtask::check::check(quick),
         Task::Down { name, all } => down(name, all),
         Task::Lab { name, task } => lab_task(&name, task),
         Task::NodeInit { dir } => lab::node::init(&dir),

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-const ALLOWED: [&str; 14] = [
+const ALLOWED: [&str; 15] = [
     "MIT",
     "Apache-2.0",
     "BSD-2-Clause",
@@ -17,6 +17,7 @@ const ALLOWED: [&str; 14] = [
     "MIT-0",
     "CDLA-Permissive-2.0",
     "MPL-2.0",
+    "MPL-2.0+",
 ];
 
 /// Packages whose licence expression no allowed licence satisfies.
