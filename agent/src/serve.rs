@@ -224,6 +224,23 @@ impl Api {
         Ok(spec::find(&pod, container).is_some_and(|(_, c)| c.tty.unwrap_or(false)))
     }
 
+    /// Why the container does not run yet, as the API shows it.
+    fn waiting_reason(&self, namespace: &str, pod: &str, container: &str) -> Option<String> {
+        let pod = self.find(namespace, pod).ok()?;
+        let status = pod.status.as_ref()?;
+        let lists = [
+            &status.container_statuses,
+            &status.init_container_statuses,
+            &status.ephemeral_container_statuses,
+        ];
+        let mut all = lists.into_iter().flatten().flatten();
+        let state = all
+            .find(|status| status.name == container)?
+            .state
+            .as_ref()?;
+        state.waiting.as_ref()?.reason.clone()
+    }
+
     /// The newest container of that name; the newest running one if `running`.
     async fn container(
         &self,
@@ -307,12 +324,15 @@ impl Api {
         let previous = query.flag("previous");
         let found = if previous { list.get(1) } else { list.first() };
         let Some(found) = found else {
-            let what = if previous {
-                "previous terminated container"
-            } else {
-                "container"
+            let text = match self.waiting_reason(namespace, pod, container) {
+                _ if previous => {
+                    format!("previous terminated container {container:?} in pod {pod:?} not found")
+                }
+                Some(reason) => {
+                    format!("container {container:?} in pod {pod:?} is waiting to start: {reason}")
+                }
+                None => format!("container {container:?} in pod {pod:?} is not available"),
             };
-            let text = format!("{what} {container:?} in pod {pod:?} not found");
             return Err(Refusal::bad(text));
         };
         let status = self.node.runtime.container_status(&found.id).await;

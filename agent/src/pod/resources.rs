@@ -268,7 +268,10 @@ mod tests {
     use super::*;
     use k8s_openapi::api::core::v1::{PodSpec, ResourceRequirements};
 
-    fn pod(containers: &[(&[(&str, &str)], &[(&str, &str)])]) -> Pod {
+    /// Resource names with their amounts.
+    type Pairs<'a> = &'a [(&'a str, &'a str)];
+
+    fn pod(containers: &[(Pairs<'_>, Pairs<'_>)]) -> Pod {
         let list = |pairs: &[(&str, &str)]| -> Option<List> {
             let list: List = pairs
                 .iter()

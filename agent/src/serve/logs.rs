@@ -13,6 +13,8 @@ use tokio::sync::mpsc;
 
 /// Pause between looks at a followed file; only while somebody follows it.
 const FOLLOW_PAUSE: Duration = Duration::from_millis(100);
+/// The runtime is asked whether the container still runs after so many looks in vain.
+const LOOKS_PER_STATUS: u32 = 4;
 /// Block size when looking for the last lines.
 const BLOCK: usize = 64 << 10;
 /// Longest line accepted; the runtime splits at 16 KiB.
@@ -189,13 +191,14 @@ where
     let mut selection = Selection::new(options);
     let mut line = Vec::new();
     let mut last_look = false;
+    let mut quiet: u32 = 0;
     loop {
         let read = reader.read_until(b'\n', &mut line).await?;
         if line.last() == Some(&b'\n') {
             line.pop();
             let out = selection.line(&line);
             line.clear();
-            last_look = false;
+            (last_look, quiet) = (false, 0);
             if !out.is_empty() && sender.send(Bytes::from(out)).await.is_err() {
                 return Ok(());
             }
@@ -217,8 +220,11 @@ where
             () = tokio::time::sleep(FOLLOW_PAUSE) => {}
             () = sender.closed() => return Ok(()),
         }
-        // One more look after the container ended: its last words may just have been written.
-        last_look = !running().await;
+        quiet += 1;
+        if quiet.is_multiple_of(LOOKS_PER_STATUS) {
+            // One more look after the container ended: its last words may just have been written.
+            last_look = !running().await;
+        }
     }
 }
 
