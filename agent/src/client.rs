@@ -16,11 +16,17 @@ const CONNECT_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("{server} is not a URL of an API server (expected https://HOST:PORT): {source}")]
-    Url { server: String, source: http::uri::InvalidUri },
+    Url {
+        server: String,
+        source: http::uri::InvalidUri,
+    },
     #[error("read the cluster CA: {0}")]
     Ca(rustls::pki_types::pem::Error),
     #[error("build the client of {server}: {source}")]
-    Build { server: String, source: Box<kube::Error> },
+    Build {
+        server: String,
+        source: Box<kube::Error>,
+    },
 }
 
 /// A client that authenticates with a certificate.
@@ -35,12 +41,21 @@ pub fn with_certificate(server: &str, ca_pem: &[u8], pair: &KeyPair) -> Result<C
 
 /// A client that authenticates with a bearer token.
 pub fn with_token(server: &str, ca_pem: &[u8], token: &str) -> Result<Client, Error> {
-    build(server, ca_pem, AuthInfo { token: Some(token.to_owned().into()), ..AuthInfo::default() })
+    build(
+        server,
+        ca_pem,
+        AuthInfo {
+            token: Some(token.to_owned().into()),
+            ..AuthInfo::default()
+        },
+    )
 }
 
 fn build(server: &str, ca_pem: &[u8], auth_info: AuthInfo) -> Result<Client, Error> {
-    let url =
-        server.parse().map_err(|source| Error::Url { server: server.to_owned(), source })?;
+    let url = server.parse().map_err(|source| Error::Url {
+        server: server.to_owned(),
+        source,
+    })?;
     let roots = CertificateDer::pem_slice_iter(ca_pem)
         .map(|cert| cert.map(|der| der.to_vec()))
         .collect::<Result<Vec<_>, _>>()
@@ -49,6 +64,8 @@ fn build(server: &str, ca_pem: &[u8], auth_info: AuthInfo) -> Result<Client, Err
     config.root_cert = Some(roots);
     config.connect_timeout = Some(CONNECT_TIMEOUT);
     config.auth_info = auth_info;
-    Client::try_from(config)
-        .map_err(|source| Error::Build { server: server.to_owned(), source: Box::new(source) })
+    Client::try_from(config).map_err(|source| Error::Build {
+        server: server.to_owned(),
+        source: Box::new(source),
+    })
 }

@@ -39,7 +39,11 @@ pub enum Error {
     #[error("no join token: this machine is not a member yet, pass --token")]
     NoToken,
     #[error("{action} {path}: {source}")]
-    File { action: &'static str, path: PathBuf, source: std::io::Error },
+    File {
+        action: &'static str,
+        path: PathBuf,
+        source: std::io::Error,
+    },
 }
 
 /// What a member of the cluster holds.
@@ -76,9 +80,18 @@ pub async fn join(applicant: &Applicant<'_>) -> Result<Credentials, Error> {
         request(&as_node, Request::net(applicant.node_name)),
         request(&as_node, serving),
     )?;
-    let credentials = Credentials { ca_pem, node, net, serving };
+    let credentials = Credentials {
+        ca_pem,
+        node,
+        net,
+        serving,
+    };
     save(applicant.pki_dir, &credentials)?;
-    info!(server = applicant.server, node = applicant.node_name, "joined the cluster");
+    info!(
+        server = applicant.server,
+        node = applicant.node_name,
+        "joined the cluster"
+    );
     Ok(credentials)
 }
 
@@ -121,28 +134,59 @@ fn load(dir: &Path) -> Result<Option<Credentials>, Error> {
         match std::fs::read(&path) {
             Ok(content) => contents.push(content),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(source) => return Err(Error::File { action: "read", path, source }),
+            Err(source) => {
+                return Err(Error::File {
+                    action: "read",
+                    path,
+                    source,
+                });
+            }
         }
     }
-    let [ca_pem, node_cert, node_key, net_cert, net_key, serving_cert, serving_key] =
-        contents.try_into().expect("one content per file name");
-    let pairs = [(node_cert, node_key), (net_cert, net_key), (serving_cert, serving_key)];
+    let [
+        ca_pem,
+        node_cert,
+        node_key,
+        net_cert,
+        net_key,
+        serving_cert,
+        serving_key,
+    ] = contents.try_into().expect("one content per file name");
+    let pairs = [
+        (node_cert, node_key),
+        (net_cert, net_key),
+        (serving_cert, serving_key),
+    ];
     if !pairs.iter().all(|(cert_pem, _)| csr::is_fresh(cert_pem)) {
         return Ok(None);
     }
     let [node, net, serving] = pairs.map(|(cert_pem, key_pem)| KeyPair { cert_pem, key_pem });
-    Ok(Some(Credentials { ca_pem, node, net, serving }))
+    Ok(Some(Credentials {
+        ca_pem,
+        node,
+        net,
+        serving,
+    }))
 }
 
 fn save(dir: &Path, credentials: &Credentials) -> Result<(), Error> {
     use std::io::Write;
     use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-    let Credentials { ca_pem, node, net, serving } = credentials;
+    let Credentials {
+        ca_pem,
+        node,
+        net,
+        serving,
+    } = credentials;
     std::fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)
         .create(dir)
-        .map_err(|source| Error::File { action: "create", path: dir.to_owned(), source })?;
+        .map_err(|source| Error::File {
+            action: "create",
+            path: dir.to_owned(),
+            source,
+        })?;
     let contents = [
         ca_pem,
         &node.cert_pem,
@@ -163,7 +207,11 @@ fn save(dir: &Path, credentials: &Credentials) -> Result<(), Error> {
             .open(&temporary)
             .and_then(|mut file| file.write_all(content).and_then(|()| file.sync_all()))
             .and_then(|()| std::fs::rename(&temporary, &path));
-        written.map_err(|source| Error::File { action: "write", path, source })?;
+        written.map_err(|source| Error::File {
+            action: "write",
+            path,
+            source,
+        })?;
     }
     Ok(())
 }

@@ -39,9 +39,8 @@ pub async fn run(
     let Clients { node, net } = clients;
     let pods = pod::run(config.clone(), node, shutdown.clone());
     let net = net::run(config.clone(), net, shutdown);
-    tokio::try_join!(
-        async { pods.await.context("pod half") },
-        async { net.await.context("net half") },
-    )?;
+    tokio::try_join!(async { pods.await.context("pod half") }, async {
+        net.await.context("net half")
+    },)?;
     Ok(())
 }

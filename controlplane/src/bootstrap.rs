@@ -33,7 +33,9 @@ where
     match api.create(&PostParams::default(), &typed).await {
         Err(kube::Error::Api(status)) if status.code == 409 => {
             let name = typed.meta().name.clone().unwrap_or_default();
-            api.patch(&name, &PatchParams::default(), &Patch::Merge(&object)).await.map(drop)
+            api.patch(&name, &PatchParams::default(), &Patch::Merge(&object))
+                .await
+                .map(drop)
         }
         result => result.map(drop),
     }

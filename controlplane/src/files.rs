@@ -9,11 +9,20 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("create directory {path}: {source}")]
-    Directory { path: PathBuf, source: std::io::Error },
+    Directory {
+        path: PathBuf,
+        source: std::io::Error,
+    },
     #[error("read {path}: {source}")]
-    Read { path: PathBuf, source: std::io::Error },
+    Read {
+        path: PathBuf,
+        source: std::io::Error,
+    },
     #[error("write {path}: {source}")]
-    Write { path: PathBuf, source: std::io::Error },
+    Write {
+        path: PathBuf,
+        source: std::io::Error,
+    },
 }
 
 /// Content of `path`; `None` where there is no such file.
@@ -21,7 +30,10 @@ pub fn read(path: &Path) -> Result<Option<String>, Error> {
     match fs::read_to_string(path) {
         Ok(text) => Ok(Some(text)),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(Error::Read { path: path.to_owned(), source }),
+        Err(source) => Err(Error::Read {
+            path: path.to_owned(),
+            source,
+        }),
     }
 }
 
@@ -41,7 +53,10 @@ pub fn private_dir(path: &Path) -> Result<(), Error> {
         .recursive(true)
         .mode(0o700)
         .create(path)
-        .map_err(|source| Error::Directory { path: path.to_owned(), source })
+        .map_err(|source| Error::Directory {
+            path: path.to_owned(),
+            source,
+        })
 }
 
 fn replace(path: &Path, content: &[u8], mode: u32) -> Result<(), Error> {
@@ -60,5 +75,8 @@ fn replace(path: &Path, content: &[u8], mode: u32) -> Result<(), Error> {
         fs::rename(&temporary, path)?;
         File::open(dir)?.sync_all()
     })();
-    result.map_err(|source| Error::Write { path: path.to_owned(), source })
+    result.map_err(|source| Error::Write {
+        path: path.to_owned(),
+        source,
+    })
 }

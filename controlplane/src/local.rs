@@ -11,7 +11,13 @@ use tower::Service;
 
 /// A client of `server` that acts as `user`.
 pub fn client(server: &ApiServer, user: UserInfo) -> kube::Client {
-    kube::Client::new(Local { server: server.clone(), user }, "default")
+    kube::Client::new(
+        Local {
+            server: server.clone(),
+            user,
+        },
+        "default",
+    )
 }
 
 #[derive(Clone)]

@@ -57,17 +57,40 @@ impl Pki {
         let (ca_pem, ca_key_pem) = match (files::read(&cert_path)?, files::read(&key_path)?) {
             (Some(cert), Some(key)) => (cert, key),
             (None, None) => create_ca(&cert_path, &key_path)?,
-            (Some(_), None) => return Err(Error::Half { path: cert_path, missing: key_path }),
-            (None, Some(_)) => return Err(Error::Half { path: key_path, missing: cert_path }),
+            (Some(_), None) => {
+                return Err(Error::Half {
+                    path: cert_path,
+                    missing: key_path,
+                });
+            }
+            (None, Some(_)) => {
+                return Err(Error::Half {
+                    path: key_path,
+                    missing: cert_path,
+                });
+            }
         };
-        let parse = |source| Error::Parse { path: key_path.clone(), source };
+        let parse = |source| Error::Parse {
+            path: key_path.clone(),
+            source,
+        };
         let key = KeyPair::from_pem(&ca_key_pem).map_err(parse)?;
-        let ca = Issuer::from_ca_cert_pem(&ca_pem, key)
-            .map_err(|source| Error::Parse { path: cert_path.clone(), source })?;
-        let spki_sha256 = spki_sha256(&ca_pem)
-            .map_err(|reason| Error::Certificate { path: cert_path.clone(), reason })?;
+        let ca = Issuer::from_ca_cert_pem(&ca_pem, key).map_err(|source| Error::Parse {
+            path: cert_path.clone(),
+            source,
+        })?;
+        let spki_sha256 = spki_sha256(&ca_pem).map_err(|reason| Error::Certificate {
+            path: cert_path.clone(),
+            reason,
+        })?;
         let sa_key_pem = service_account_key(&dir.join("sa.key"))?;
-        Ok(Pki { ca, ca_pem, ca_key_pem, sa_key_pem, spki_sha256 })
+        Ok(Pki {
+            ca,
+            ca_pem,
+            ca_key_pem,
+            sa_key_pem,
+            spki_sha256,
+        })
     }
 
     pub fn ca_pem(&self) -> &str {
@@ -91,7 +114,12 @@ impl Pki {
 
     /// A client certificate for user `name` in `group`.
     pub fn client(&self, name: &str, group: &str) -> Result<Identity, Error> {
-        self.issue(name, Some(group), Vec::new(), ExtendedKeyUsagePurpose::ClientAuth)
+        self.issue(
+            name,
+            Some(group),
+            Vec::new(),
+            ExtendedKeyUsagePurpose::ClientAuth,
+        )
     }
 
     /// A serving certificate for the given names and addresses.
@@ -112,7 +140,10 @@ impl Pki {
         dns: &[String],
         ips: &[IpAddr],
     ) -> Result<Identity, Error> {
-        let issue = |source| Error::Issue { name: name.to_owned(), source };
+        let issue = |source| Error::Issue {
+            name: name.to_owned(),
+            source,
+        };
         let mut sans = Vec::with_capacity(dns.len() + ips.len());
         for host in dns {
             sans.push(SanType::DnsName(host.as_str().try_into().map_err(issue)?));
@@ -128,7 +159,10 @@ impl Pki {
         sans: Vec<SanType>,
         usage: ExtendedKeyUsagePurpose,
     ) -> Result<Identity, Error> {
-        let issue = |source| Error::Issue { name: name.to_owned(), source };
+        let issue = |source| Error::Issue {
+            name: name.to_owned(),
+            source,
+        };
         let key = KeyPair::generate().map_err(issue)?;
         let mut params = CertificateParams::default();
         params.distinguished_name = subject(name, group);
@@ -146,7 +180,10 @@ impl Pki {
 }
 
 fn create_ca(cert_path: &Path, key_path: &Path) -> Result<(String, String), Error> {
-    let issue = |source| Error::Issue { name: "windlass-ca".to_owned(), source };
+    let issue = |source| Error::Issue {
+        name: "windlass-ca".to_owned(),
+        source,
+    };
     let key = KeyPair::generate().map_err(issue)?;
     let mut params = CertificateParams::default();
     params.distinguished_name = subject("windlass-ca", None);
@@ -167,7 +204,10 @@ fn service_account_key(path: &Path) -> Result<String, Error> {
     if let Some(pem) = files::read(path)? {
         return Ok(pem);
     }
-    let issue = |source| Error::Issue { name: "service accounts".to_owned(), source };
+    let issue = |source| Error::Issue {
+        name: "service accounts".to_owned(),
+        source,
+    };
     let pem = KeyPair::generate().map_err(issue)?.serialize_pem();
     files::write_secret(path, pem.as_bytes())?;
     Ok(pem)
@@ -226,9 +266,14 @@ mod tests {
         let (_, pem) = x509_parser::pem::parse_x509_pem(identity.cert_pem.as_bytes()).unwrap();
         let cert = pem.parse_x509().unwrap();
         let subject = cert.subject();
-        let organizations: Vec<_> =
-            subject.iter_organization().map(|o| o.as_str().unwrap().to_owned()).collect();
-        assert_eq!(subject.iter_common_name().next().unwrap().as_str().unwrap(), "jane");
+        let organizations: Vec<_> = subject
+            .iter_organization()
+            .map(|o| o.as_str().unwrap().to_owned())
+            .collect();
+        assert_eq!(
+            subject.iter_common_name().next().unwrap().as_str().unwrap(),
+            "jane"
+        );
         assert_eq!(organizations, ["devs"]);
     }
 }

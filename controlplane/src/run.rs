@@ -39,16 +39,27 @@ pub struct Running {
 pub async fn start(config: Config, shutdown: CancellationToken) -> anyhow::Result<Running> {
     files::private_dir(&config.data_dir)?;
     let pki = Pki::open(&config.data_dir.join("pki"))?;
-    let token =
-        token::open(&config.data_dir.join("join-token"), config.token.as_deref(), pki.ca_hash())?;
+    let token = token::open(
+        &config.data_dir.join("join-token"),
+        config.token.as_deref(),
+        pki.ca_hash(),
+    )?;
     let listener = TcpListener::bind(config.listen)
         .await
         .with_context(|| format!("listen on {}: choose another --secure-port", config.listen))?;
     let address = listener.local_addr()?;
-    let server = ApiServer::new(options(&config, &pki, address)?).await.context("start the API")?;
+    let server = ApiServer::new(options(&config, &pki, address)?)
+        .await
+        .context("start the API")?;
     let tls = server_tls(&pki, &serving_identity(&config, &pki)?)?;
     let url = url(config.advertise, address.port());
-    let mut running = Running { server, pki, url, tasks: JoinSet::new(), shutdown };
+    let mut running = Running {
+        server,
+        pki,
+        url,
+        tasks: JoinSet::new(),
+        shutdown,
+    };
     let serving = apiserver::serve(
         running.server.clone(),
         listener,
@@ -60,7 +71,9 @@ pub async fn start(config: Config, shutdown: CancellationToken) -> anyhow::Resul
         Ok(())
     });
     tracing::info!(%address, "the API answers");
-    bootstrap::run(&running.admin(), &token, &config).await.context("prepare the cluster")?;
+    bootstrap::run(&running.admin(), &token, &config)
+        .await
+        .context("prepare the cluster")?;
     write_kubeconfigs(&config, &running)?;
     running.start_controllers(&config);
     running.start_scheduler();
@@ -84,12 +97,18 @@ impl Running {
 
     /// The in-process client of a node's pod half.
     pub fn client_of_node(&self, node: &str) -> kube::Client {
-        self.client(UserInfo::new(format!("system:node:{node}"), ["system:nodes"]))
+        self.client(UserInfo::new(
+            format!("system:node:{node}"),
+            ["system:nodes"],
+        ))
     }
 
     /// The in-process client of a node's net half.
     pub fn client_of_net(&self, node: &str) -> kube::Client {
-        self.client(UserInfo::new(format!("windlass:net:{node}"), ["windlass:net"]))
+        self.client(UserInfo::new(
+            format!("windlass:net:{node}"),
+            ["windlass:net"],
+        ))
     }
 
     /// An in-process client that may do everything.
@@ -101,7 +120,9 @@ impl Running {
     pub async fn stopped(mut self) -> anyhow::Result<()> {
         let mut result = Ok(());
         while let Some(ended) = self.tasks.join_next().await {
-            let ended = ended.context("a part of the control plane panicked").flatten();
+            let ended = ended
+                .context("a part of the control plane panicked")
+                .flatten();
             if let Err(error) = ended {
                 self.shutdown.cancel();
                 result = result.and(Err(error));
@@ -132,7 +153,8 @@ impl Running {
             root_ca_pem: self.pki.ca_pem().to_owned(),
         };
         let shutdown = self.shutdown.clone();
-        self.tasks.spawn(async move { Ok(controllers::run(context, shutdown).await?) });
+        self.tasks
+            .spawn(async move { Ok(controllers::run(context, shutdown).await?) });
     }
 
     fn start_scheduler(&mut self) {
@@ -172,8 +194,10 @@ fn serving_identity(config: &Config, pki: &Pki) -> anyhow::Result<Identity> {
         "kubernetes.default.svc".into(),
         format!("kubernetes.default.svc.{domain}"),
     ];
-    let mut ips =
-        vec![IpAddr::from([127, 0, 0, 1]), IpAddr::from(std::net::Ipv6Addr::LOCALHOST)];
+    let mut ips = vec![
+        IpAddr::from([127, 0, 0, 1]),
+        IpAddr::from(std::net::Ipv6Addr::LOCALHOST),
+    ];
     ips.push(config.advertise);
     for range in &config.service_cidrs {
         ips.extend(first_address(range));
@@ -199,10 +223,9 @@ fn server_tls(pki: &Pki, identity: &Identity) -> anyhow::Result<rustls::ServerCo
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(pki.ca_pem().as_bytes())?)?;
-    let verifier =
-        WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
-            .allow_unauthenticated()
-            .build()?;
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
+        .allow_unauthenticated()
+        .build()?;
     let chain = CertificateDer::pem_slice_iter(identity.cert_pem.as_bytes())
         .collect::<Result<Vec<_>, _>>()?;
     let key = PrivateKeyDer::from_pem_slice(identity.key_pem.as_bytes())?;

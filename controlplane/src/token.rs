@@ -33,10 +33,15 @@ pub struct Token {
 /// The token given, else the one kept in `path`, else a new one; `path` holds it afterwards.
 pub fn open(path: &Path, given: Option<&str>, ca_hash: &str) -> Result<Token, Error> {
     let kept = files::read(path)?;
-    let malformed = || Error::Malformed { path: path.display().to_string() };
+    let malformed = || Error::Malformed {
+        path: path.display().to_string(),
+    };
     let token = match given.or(kept.as_deref()) {
         Some(text) => parse(text).ok_or_else(malformed)?,
-        None => Token { id: random(ID_LENGTH), secret: random(SECRET_LENGTH) },
+        None => Token {
+            id: random(ID_LENGTH),
+            secret: random(SECRET_LENGTH),
+        },
     };
     let line = format!("{}.{}:{ca_hash}\n", token.id, token.secret);
     if kept.as_deref() != Some(line.as_str()) {
@@ -47,15 +52,24 @@ pub fn open(path: &Path, given: Option<&str>, ca_hash: &str) -> Result<Token, Er
 
 fn parse(text: &str) -> Option<Token> {
     let text = text.trim();
-    let (id, secret) = text.split_once(':').map_or(text, |(token, _)| token).split_once('.')?;
+    let (id, secret) = text
+        .split_once(':')
+        .map_or(text, |(token, _)| token)
+        .split_once('.')?;
     let word = |part: &str| part.bytes().all(|byte| ALPHABET.contains(&byte));
-    (id.len() == ID_LENGTH && secret.len() == SECRET_LENGTH && word(id) && word(secret))
-        .then(|| Token { id: id.to_owned(), secret: secret.to_owned() })
+    (id.len() == ID_LENGTH && secret.len() == SECRET_LENGTH && word(id) && word(secret)).then(
+        || Token {
+            id: id.to_owned(),
+            secret: secret.to_owned(),
+        },
+    )
 }
 
 fn random(length: usize) -> String {
     let mut rng = rand::rng();
-    (0..length).map(|_| ALPHABET[rng.random_range(0..ALPHABET.len())] as char).collect()
+    (0..length)
+        .map(|_| ALPHABET[rng.random_range(0..ALPHABET.len())] as char)
+        .collect()
 }
 
 #[cfg(test)]

@@ -41,13 +41,21 @@ pub async fn run(flags: Flags, shutdown: CancellationToken) -> anyhow::Result<()
         node: client::with_certificate(&flags.server, &joined.ca_pem, &joined.node)?,
         net: client::with_certificate(&flags.server, &joined.ca_pem, &joined.net)?,
     };
-    let config =
-        flags.node.config(&flags.cluster, node, flags.server, joined.ca_pem, joined.serving)?;
+    let config = flags.node.config(
+        &flags.cluster,
+        node,
+        flags.server,
+        joined.ca_pem,
+        joined.serving,
+    )?;
     ::agent::run(config, clients, shutdown).await
 }
 
 fn resolve(server: &str) -> anyhow::Result<SocketAddr> {
-    let authority = server.strip_prefix("https://").unwrap_or(server).trim_end_matches('/');
+    let authority = server
+        .strip_prefix("https://")
+        .unwrap_or(server)
+        .trim_end_matches('/');
     authority
         .to_socket_addrs()
         .with_context(|| format!("--server {server}: expected https://HOST:PORT"))?

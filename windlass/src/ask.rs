@@ -48,21 +48,37 @@ pub struct Explain {
 }
 
 pub async fn flows(flags: NodeFlags) -> anyhow::Result<()> {
-    agent::net::flows::client(&flags.run_dir, flags.json).await.with_context(|| no_agent(&flags))
+    agent::net::flows::client(&flags.run_dir, flags.json)
+        .await
+        .with_context(|| no_agent(&flags))
 }
 
 pub async fn counters(flags: NodeFlags) -> anyhow::Result<()> {
-    agent::net::flows::counters(&flags.run_dir, flags.json).await.with_context(|| no_agent(&flags))
+    agent::net::flows::counters(&flags.run_dir, flags.json)
+        .await
+        .with_context(|| no_agent(&flags))
 }
 
 pub async fn maps(flags: MapsFlags) -> anyhow::Result<()> {
-    let flags = NodeFlags { run_dir: flags.run_dir, json: false };
-    agent::net::flows::maps(&flags.run_dir).await.with_context(|| no_agent(&flags))
+    let flags = NodeFlags {
+        run_dir: flags.run_dir,
+        json: false,
+    };
+    agent::net::flows::maps(&flags.run_dir)
+        .await
+        .with_context(|| no_agent(&flags))
 }
 
 pub async fn policy(command: Policy) -> anyhow::Result<ExitCode> {
-    let Policy::Explain(Explain { from, to, port, kubeconfig }) = command;
-    let client = client(kubeconfig).await.context("find the cluster; pass --kubeconfig")?;
+    let Policy::Explain(Explain {
+        from,
+        to,
+        port,
+        kubeconfig,
+    }) = command;
+    let client = client(kubeconfig)
+        .await
+        .context("find the cluster; pass --kubeconfig")?;
     let answer = agent::net::explain::explain(client, &from, &to, &port).await?;
     let (word, code) = match answer.allowed() {
         true => ("allowed", ExitCode::SUCCESS),

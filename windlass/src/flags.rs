@@ -149,14 +149,21 @@ impl ClusterFlags {
     /// DNS addresses, given or derived.
     pub fn dns(&self) -> anyhow::Result<Vec<IpAddr>> {
         for address in &self.cluster_dns {
-            if !self.service_cidr.iter().any(|range| range.contains(*address)) {
+            if !self
+                .service_cidr
+                .iter()
+                .any(|range| range.contains(*address))
+            {
                 bail!("--cluster-dns {address} is not in a range of --service-cidr");
             }
         }
         if !self.cluster_dns.is_empty() {
             return Ok(self.cluster_dns.clone());
         }
-        self.service_cidr.iter().map(|range| nth(range, DNS_INDEX)).collect()
+        self.service_cidr
+            .iter()
+            .map(|range| nth(range, DNS_INDEX))
+            .collect()
     }
 }
 
@@ -191,7 +198,10 @@ fn route_source(peer: Option<SocketAddr>) -> anyhow::Result<IpAddr> {
     };
     let socket = UdpSocket::bind(any)?;
     socket.connect(peer).with_context(|| {
-        format!("find this node's address: no route to {}; pass --node-ip", peer.ip())
+        format!(
+            "find this node's address: no route to {}; pass --node-ip",
+            peer.ip()
+        )
     })?;
     Ok(socket.local_addr()?.ip())
 }

@@ -80,7 +80,10 @@ fn agent(
     node: Node,
 ) -> anyhow::Result<(::agent::Config, ::agent::Clients)> {
     let serving = server.kubelet_serving(&node.name, &node.ips)?;
-    let serving = KeyPair { cert_pem: serving.cert_pem.into(), key_pem: serving.key_pem.into() };
+    let serving = KeyPair {
+        cert_pem: serving.cert_pem.into(),
+        key_pem: serving.key_pem.into(),
+    };
     let clients = ::agent::Clients {
         node: server.client_of_node(&node.name),
         net: server.client_of_net(&node.name),

@@ -9,7 +9,9 @@ use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
+};
 use sha2::{Digest, Sha256};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -24,7 +26,10 @@ pub enum Error {
     #[error("{server} is not a URL of an API server (expected https://HOST:PORT)")]
     Url { server: String },
     #[error("connect to {server}: {source}")]
-    Connect { server: String, source: std::io::Error },
+    Connect {
+        server: String,
+        source: std::io::Error,
+    },
     #[error("connect to {server}: no answer within {} s", TIMEOUT.as_secs())]
     Timeout { server: String },
     #[error(
@@ -33,7 +38,10 @@ pub enum Error {
     )]
     OtherCa { server: String, hash: String },
     #[error("TLS handshake with {server}: {source}")]
-    Handshake { server: String, source: std::io::Error },
+    Handshake {
+        server: String,
+        source: std::io::Error,
+    },
 }
 
 impl Error {
@@ -48,14 +56,22 @@ impl Error {
 
 /// The CA certificate of `server`, PEM, if the SHA-256 of its public key is `hash`.
 pub async fn fetch(server: &str, hash: &str) -> Result<Vec<u8>, Error> {
-    let url_error = || Error::Url { server: server.to_owned() };
+    let url_error = || Error::Url {
+        server: server.to_owned(),
+    };
     let uri: Uri = server.parse().map_err(|_| url_error())?;
-    let host = uri.host().ok_or_else(url_error)?.trim_matches(['[', ']']).to_owned();
+    let host = uri
+        .host()
+        .ok_or_else(url_error)?
+        .trim_matches(['[', ']'])
+        .to_owned();
     let port = uri.port_u16().unwrap_or(DEFAULT_PORT);
     let name = ServerName::try_from(host.clone()).map_err(|_| url_error())?;
     match tokio::time::timeout(TIMEOUT, handshake(server, (host, port), name, hash)).await {
         Ok(result) => result,
-        Err(_) => Err(Error::Timeout { server: server.to_owned() }),
+        Err(_) => Err(Error::Timeout {
+            server: server.to_owned(),
+        }),
     }
 }
 
@@ -79,18 +95,30 @@ async fn handshake(
         .with_no_client_auth();
     let stream = TcpStream::connect(address)
         .await
-        .map_err(|source| Error::Connect { server: server.to_owned(), source })?;
-    let result = TlsConnector::from(Arc::new(config)).connect(name, stream).await;
+        .map_err(|source| Error::Connect {
+            server: server.to_owned(),
+            source,
+        })?;
+    let result = TlsConnector::from(Arc::new(config))
+        .connect(name, stream)
+        .await;
     let seen = std::mem::replace(
-        &mut *verifier.seen.lock().expect("no code panics while it holds the lock"),
+        &mut *verifier
+            .seen
+            .lock()
+            .expect("no code panics while it holds the lock"),
         Seen::Nothing,
     );
     match (result, seen) {
         (Ok(_), Seen::Ca(der)) => Ok(pem(&der)),
-        (_, Seen::Other) => {
-            Err(Error::OtherCa { server: server.to_owned(), hash: hash.to_owned() })
-        }
-        (Err(source), _) => Err(Error::Handshake { server: server.to_owned(), source }),
+        (_, Seen::Other) => Err(Error::OtherCa {
+            server: server.to_owned(),
+            hash: hash.to_owned(),
+        }),
+        (Err(source), _) => Err(Error::Handshake {
+            server: server.to_owned(),
+            source,
+        }),
         (Ok(_), Seen::Nothing) => unreachable!("a handshake always verifies the server"),
     }
 }
@@ -124,14 +152,19 @@ struct HashVerifier {
 
 impl HashVerifier {
     fn matches(&self, der: &CertificateDer<'_>) -> bool {
-        let Ok((_, cert)) = X509Certificate::from_der(der) else { return false };
+        let Ok((_, cert)) = X509Certificate::from_der(der) else {
+            return false;
+        };
         let digest = Sha256::digest(cert.tbs_certificate.subject_pki.raw);
         let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
         hex == self.hash
     }
 
     fn note(&self, seen: Seen) {
-        *self.seen.lock().expect("no code panics while it holds the lock") = seen;
+        *self
+            .seen
+            .lock()
+            .expect("no code panics while it holds the lock") = seen;
     }
 }
 
@@ -179,6 +212,8 @@ impl ServerCertVerifier for HashVerifier {
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
+        self.provider
+            .signature_verification_algorithms
+            .supported_schemes()
     }
 }

@@ -23,15 +23,29 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("make the certificate request of {subject}: {source}")]
-    Make { subject: String, source: rcgen::Error },
+    Make {
+        subject: String,
+        source: rcgen::Error,
+    },
     #[error("{message}")]
     Refused { message: String },
     #[error("create the certificate request of {subject}: {source}")]
-    Create { subject: String, source: Box<kube::Error> },
+    Create {
+        subject: String,
+        source: Box<kube::Error>,
+    },
     #[error("watch certificate request {name}: {source}")]
-    Watch { name: String, source: Box<watcher::Error> },
+    Watch {
+        name: String,
+        source: Box<watcher::Error>,
+    },
     #[error("certificate request {name} of {subject} was {verdict}: {message}")]
-    Rejected { name: String, subject: String, verdict: String, message: String },
+    Rejected {
+        name: String,
+        subject: String,
+        verdict: String,
+        message: String,
+    },
     #[error("certificate request {name} of {subject} was not signed within {} s", TIMEOUT.as_secs())]
     Timeout { name: String, subject: String },
 }
@@ -89,17 +103,36 @@ impl Request {
 
 /// Creates the request and waits for its certificate.
 pub async fn obtain(client: &Client, request: Request) -> Result<KeyPair, Error> {
-    let Request { subject, organization, signer, usages, sans } = request;
-    let make = |source| Error::Make { subject: subject.clone(), source };
+    let Request {
+        subject,
+        organization,
+        signer,
+        usages,
+        sans,
+    } = request;
+    let make = |source| Error::Make {
+        subject: subject.clone(),
+        source,
+    };
     let key = rcgen::KeyPair::generate().map_err(make)?;
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
-    params.distinguished_name.push(DnType::OrganizationName, organization);
-    params.distinguished_name.push(DnType::CommonName, subject.as_str());
+    params
+        .distinguished_name
+        .push(DnType::OrganizationName, organization);
+    params
+        .distinguished_name
+        .push(DnType::CommonName, subject.as_str());
     params.subject_alt_names = sans;
-    let pem = params.serialize_request(&key).and_then(|csr| csr.pem()).map_err(make)?;
+    let pem = params
+        .serialize_request(&key)
+        .and_then(|csr| csr.pem())
+        .map_err(make)?;
     let object = CertificateSigningRequest {
-        metadata: ObjectMeta { generate_name: Some("csr-".to_owned()), ..Default::default() },
+        metadata: ObjectMeta {
+            generate_name: Some("csr-".to_owned()),
+            ..Default::default()
+        },
         spec: CertificateSigningRequestSpec {
             request: ByteString(pem.into_bytes()),
             signer_name: signer.to_owned(),
@@ -109,19 +142,24 @@ pub async fn obtain(client: &Client, request: Request) -> Result<KeyPair, Error>
         status: None,
     };
     let api = Api::<CertificateSigningRequest>::all(client.clone());
-    let created = api.create(&PostParams::default(), &object).await.map_err(|error| {
-        match error {
-            kube::Error::Api(status) if matches!(status.code, 401 | 403) => {
-                Error::Refused { message: status.message.clone() }
-            }
-            source => Error::Create { subject: subject.clone(), source: Box::new(source) },
-        }
-    })?;
+    let created =
+        api.create(&PostParams::default(), &object)
+            .await
+            .map_err(|error| match error {
+                kube::Error::Api(status) if matches!(status.code, 401 | 403) => Error::Refused {
+                    message: status.message.clone(),
+                },
+                source => Error::Create {
+                    subject: subject.clone(),
+                    source: Box::new(source),
+                },
+            })?;
     let name = created.metadata.name.unwrap_or_default();
     match tokio::time::timeout(TIMEOUT, signed(api, &name, &subject)).await {
-        Ok(result) => {
-            result.map(|cert_pem| KeyPair { cert_pem, key_pem: key.serialize_pem().into_bytes() })
-        }
+        Ok(result) => result.map(|cert_pem| KeyPair {
+            cert_pem,
+            key_pem: key.serialize_pem().into_bytes(),
+        }),
         Err(_) => Err(Error::Timeout { name, subject }),
     }
 }
@@ -135,16 +173,18 @@ async fn signed(
     let stream = watcher::watcher(api, config);
     let mut stream = std::pin::pin!(stream);
     loop {
-        let event = stream
-            .try_next()
-            .await
-            .map_err(|source| Error::Watch { name: name.to_owned(), source: Box::new(source) })?;
+        let event = stream.try_next().await.map_err(|source| Error::Watch {
+            name: name.to_owned(),
+            source: Box::new(source),
+        })?;
         let object = match event {
             Some(watcher::Event::Apply(object) | watcher::Event::InitApply(object)) => object,
             Some(_) => continue,
             None => return Err(rejected(name, subject, "forgotten", "the watch ended")),
         };
-        let Some(status) = object.status else { continue };
+        let Some(status) = object.status else {
+            continue;
+        };
         if let Some(verdict) = verdict(&status) {
             return Err(rejected(name, subject, &verdict.0, &verdict.1));
         }
@@ -161,7 +201,10 @@ fn verdict(status: &CertificateSigningRequestStatus) -> Option<(String, String)>
         .flatten()
         .find(|condition| matches!(condition.type_.as_str(), "Denied" | "Failed"))
         .map(|condition| {
-            (condition.type_.to_lowercase(), condition.message.clone().unwrap_or_default())
+            (
+                condition.type_.to_lowercase(),
+                condition.message.clone().unwrap_or_default(),
+            )
         })
 }
 
@@ -176,8 +219,12 @@ fn rejected(name: &str, subject: &str, verdict: &str, message: &str) -> Error {
 
 /// Whether a certificate has at least a fifth of its life before it.
 pub fn is_fresh(cert_pem: &[u8]) -> bool {
-    let Ok((_, pem)) = x509_parser::pem::parse_x509_pem(cert_pem) else { return false };
-    let Ok(cert) = pem.parse_x509() else { return false };
+    let Ok((_, pem)) = x509_parser::pem::parse_x509_pem(cert_pem) else {
+        return false;
+    };
+    let Ok(cert) = pem.parse_x509() else {
+        return false;
+    };
     let (from, until) = (cert.validity().not_before, cert.validity().not_after);
     let life = until.timestamp() - from.timestamp();
     let left = until.timestamp() - OffsetDateTime::now_utc().unix_timestamp();

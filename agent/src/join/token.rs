@@ -42,10 +42,15 @@ impl FromStr for JoinToken {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let error = |reason| ParseTokenError { reason };
-        let (bearer, ca_hash) =
-            text.trim().split_once(':').ok_or(error("it has no colon and CA hash"))?;
+        let (bearer, ca_hash) = text
+            .trim()
+            .split_once(':')
+            .ok_or(error("it has no colon and CA hash"))?;
         let (id, secret) = bearer.split_once('.').ok_or(error("it has no dot"))?;
-        let word = |part: &str| part.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+        let word = |part: &str| {
+            part.bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
+        };
         if id.len() != ID_LENGTH || !word(id) {
             return Err(error("its id is malformed"));
         }
@@ -97,8 +102,9 @@ mod tests {
 
     #[test]
     fn debug_output_hides_the_secret() {
-        let token: JoinToken =
-            format!("abcdef.0123456789abcdef:{}", "a".repeat(64)).parse().unwrap();
+        let token: JoinToken = format!("abcdef.0123456789abcdef:{}", "a".repeat(64))
+            .parse()
+            .unwrap();
         assert!(!format!("{token:?}").contains("0123456789abcdef"));
     }
 }

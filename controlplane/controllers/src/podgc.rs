@@ -173,7 +173,9 @@ mod tests {
         let mut sim = Sim::new(vec![Box::<PodGc>::default()]);
         let key = pod(&mut sim, None);
         let now = sim.now.to_string();
-        sim.edit::<Pod>(&key, |pod| pod["metadata"]["deletionTimestamp"] = now.into());
+        sim.edit::<Pod>(&key, |pod| {
+            pod["metadata"]["deletionTimestamp"] = now.into()
+        });
         sim.settle();
         assert!(sim.get::<Pod>(&key).is_none());
     }

@@ -124,17 +124,11 @@ struct Bridge {
 async fn bridge(socket: Socket, runtime: Runtime, bridge: Bridge) {
     let (mut to_client, mut from_client) = socket.split();
     let (mut from_runtime, mut to_runtime) = tokio::io::split(runtime);
-    if to_runtime.write_all(&bridge.opening).await.is_err() {
+    let greeting = bridge.greeting.into_iter().map(Bytes::from);
+    let mut greeting = futures::stream::iter(greeting.map(|text| Ok(Message::Binary(text))));
+    let opened = to_runtime.write_all(&bridge.opening).await.is_ok();
+    if !opened || to_client.send_all(&mut greeting).await.is_err() {
         return;
-    }
-    for message in bridge.greeting {
-        if to_client
-            .send(Message::Binary(Bytes::from(message)))
-            .await
-            .is_err()
-        {
-            return;
-        }
     }
     let (pings, mut pinged) = tokio::sync::mpsc::channel(4);
     let up = async {

@@ -45,19 +45,9 @@ pub fn check(
             &why,
         ))
     };
-    let further = |verb: &str, resource: &str, name: &str| Attributes {
-        verb: verb.to_owned(),
-        is_resource: true,
-        group: GROUP.to_owned(),
-        version: "*".to_owned(),
-        namespace: asked.namespace.clone(),
-        resource: resource.to_owned(),
-        name: name.to_owned(),
-        ..Attributes::default()
-    };
     let rules = match asked.resource.as_str() {
         "roles" | "clusterroles" => {
-            if may(&further("escalate", &asked.resource, &asked.name)) {
+            if may(&further(asked, "escalate", &asked.resource, &asked.name)) {
                 return Ok(());
             }
             object.rules.unwrap_or_default()
@@ -69,7 +59,7 @@ pub fn check(
             } else {
                 "roles"
             };
-            if may(&further("bind", plural, &role.name)) {
+            if may(&further(asked, "bind", plural, &role.name)) {
                 return Ok(());
             }
             match read(index).referenced(role, &asked.namespace) {
@@ -99,6 +89,20 @@ pub fn check(
         return forbidden(why.to_owned());
     }
     Ok(())
+}
+
+/// The question whether the same user may do something else with roles where this is asked.
+fn further(asked: &Attributes, verb: &str, resource: &str, name: &str) -> Attributes {
+    Attributes {
+        verb: verb.to_owned(),
+        is_resource: true,
+        group: GROUP.to_owned(),
+        version: "*".to_owned(),
+        namespace: asked.namespace.clone(),
+        resource: resource.to_owned(),
+        name: name.to_owned(),
+        ..Attributes::default()
+    }
 }
 
 fn read(index: &RwLock<RbacIndex>) -> RwLockReadGuard<'_, RbacIndex> {
