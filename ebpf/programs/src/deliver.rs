@@ -4,7 +4,7 @@ use abi::{CtValue, Deliver, HOST_MAC, Hook, Mac, Outcome};
 use bytemuck::{Pod, Zeroable};
 
 use crate::packet::{self, Family, Packet};
-use crate::{Kernel, Verdict};
+use crate::{Kernel, Next, Then};
 
 /// Destination and source of an Ethernet header.
 #[repr(C)]
@@ -21,22 +21,23 @@ pub fn deliver<A: Family, K: Kernel<A>>(
     hook: Hook,
     packet: &Packet<A>,
     value: &CtValue<A>,
-) -> Result<Verdict<A>, Outcome> {
+) -> Result<Next<A>, Outcome> {
     if value.flags & abi::CT_REWRITE != 0 {
         packet::rewrite(k, packet, value)?;
     }
     if value.deliver == Deliver::Pod as u8 {
         to_pod(k, hook, value)
     } else if value.deliver == Deliver::Host as u8 {
-        Ok(Verdict::Pass)
+        Ok(Next::then(Then::Pass))
     } else if value.deliver == Deliver::Node as u8 {
         to_node(k, packet, value.out)
     } else if hook == Hook::UplinkOut {
         // Already on its way out.
-        Ok(Verdict::Pass)
+        Ok(Next::then(Then::Pass))
     } else {
         ttl(k, packet)?;
-        Ok(Verdict::Neighbour {
+        Ok(Next {
+            then: Then::Neighbour,
             ifindex: value.out,
             next_hop: A::UNSPECIFIED,
         })
@@ -48,10 +49,10 @@ fn to_pod<A: Family, K: Kernel<A>>(
     k: &mut K,
     hook: Hook,
     value: &CtValue<A>,
-) -> Result<Verdict<A>, Outcome> {
+) -> Result<Next<A>, Outcome> {
     if hook == Hook::PodIn {
         // The host's stack is delivering it already.
-        return Ok(Verdict::Pass);
+        return Ok(Next::then(Then::Pass));
     }
     let Some(Mac { mac, .. }) = k.mac(value.dst_ep as u32) else {
         return Err(Outcome::Internal);
@@ -65,7 +66,11 @@ fn to_pod<A: Family, K: Kernel<A>>(
     ) {
         return Err(Outcome::Rewrite);
     }
-    Ok(Verdict::Peer(value.out))
+    Ok(Next {
+        then: Then::Peer,
+        ifindex: value.out,
+        next_hop: A::UNSPECIFIED,
+    })
 }
 
 #[inline(always)]
@@ -73,13 +78,14 @@ fn to_node<A: Family, K: Kernel<A>>(
     k: &mut K,
     packet: &Packet<A>,
     node: u32,
-) -> Result<Verdict<A>, Outcome> {
+) -> Result<Next<A>, Outcome> {
     let node = k.node(node).ok_or(Outcome::NoRoute)?;
     if node.ifindex == 0 {
         return Err(Outcome::NoRoute);
     }
     ttl(k, packet)?;
-    Ok(Verdict::Neighbour {
+    Ok(Next {
+        then: Then::Neighbour,
         ifindex: node.ifindex,
         next_hop: A::next_hop(&node),
     })

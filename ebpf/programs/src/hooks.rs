@@ -5,7 +5,7 @@ use abi::{Addr, Cfg, CtValue, Event, Hook, Outcome, Port};
 
 use crate::conntrack::Known;
 use crate::packet::{self, Family, Packet};
-use crate::{Kernel, Report, Verdict, conntrack, deliver, kernel};
+use crate::{Kernel, Next, Report, Then, conntrack, deliver, kernel};
 
 pub mod begin;
 pub mod judge;
@@ -15,25 +15,6 @@ pub mod probe;
 pub mod resume;
 pub mod uplink_in;
 pub mod uplink_out;
-
-/// How a program goes on after its fast half.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Next<A> {
-    /// The packet is decided.
-    Done(Verdict<A>),
-    /// Call the slow half.
-    Slow,
-    /// Call the program that answers with a RST or an ICMP error.
-    Reject,
-    /// Call the program that judges and begins the flow in the scratch room.
-    Begin,
-    /// Call the program that resumes a flow from the middle.
-    Resume,
-    /// Call the program that judges a living flow again.
-    Judge,
-    /// Call the program that searches a free source port for the flow in the scratch room.
-    Probe,
-}
 
 /// A new flow, as far as its hook knows it.
 #[derive(Clone, Copy, Debug)]
@@ -77,14 +58,14 @@ impl<A: Addr> Begin<A> {
 #[inline(always)]
 pub fn pass<A: Family, K: Kernel<A>>(k: &mut K, hook: Hook, outcome: Outcome) -> Next<A> {
     k.count(hook, outcome);
-    Next::Done(Verdict::Pass)
+    Next::then(Then::Pass)
 }
 
 /// Ends a packet that is dropped before it could be parsed.
 #[inline(always)]
 pub fn refuse<A: Family, K: Kernel<A>>(k: &mut K, hook: Hook, outcome: Outcome) -> Next<A> {
     k.count(hook, outcome);
-    Next::Done(Verdict::Drop)
+    Next::then(Then::Drop)
 }
 
 /// Ends a packet that is dropped, and tells about it.
@@ -109,8 +90,8 @@ pub fn drop<A: Family, K: Kernel<A>>(
         k.event(hook, outcome, packet, &report);
     }
     match outcome {
-        Outcome::NoEndpoints | Outcome::NoSuchPort => Next::Reject,
-        _ => Next::Done(Verdict::Drop),
+        Outcome::NoEndpoints | Outcome::NoSuchPort => Next::then(Then::Reject),
+        _ => Next::then(Then::Drop),
     }
 }
 
@@ -129,9 +110,9 @@ pub fn forward<A: Family, K: Kernel<A>>(
     value: &CtValue<A>,
 ) -> Next<A> {
     match deliver::deliver(k, hook, packet, value) {
-        Ok(verdict) => {
+        Ok(next) => {
             k.count(hook, outcome);
-            Next::Done(verdict)
+            next
         }
         Err(outcome) => refuse(k, hook, outcome),
     }
@@ -150,7 +131,7 @@ pub fn established<A: Family, K: Kernel<A>>(
 ) -> Next<A> {
     match conntrack::fast(k, packet, iif) {
         conntrack::Found::Go(value) => forward(k, hook, Outcome::Forwarded, packet, &value),
-        conntrack::Found::Look => Next::Slow,
+        conntrack::Found::Look => Next::then(Then::Slow),
     }
 }
 
@@ -174,7 +155,7 @@ pub fn known<A: Family, K: Kernel<A>>(
         ))),
         Known::Judge => {
             room.hook = hook as u8;
-            Ok(Some(Next::Judge))
+            Ok(Some(Next::then(Then::Judge)))
         }
         Known::New => Ok(None),
     }
@@ -186,7 +167,7 @@ pub fn begin<A: Family, K: Kernel<A>>(k: &mut K, hook: Hook, begin: &Begin<A>) -
     let room = k.scratch().ok_or(Outcome::Internal)?;
     room.hook = hook as u8;
     room.begin = *begin;
-    Ok(Next::Begin)
+    Ok(Next::then(Then::Begin))
 }
 
 /// Writes the flow's own entry and sends its first packet on.

@@ -11,19 +11,50 @@ use bytemuck::Pod;
 use crate::hooks::Begin;
 use crate::packet::Packet;
 
-/// What becomes of a packet.
+/// What becomes of a packet, and where the programs go on with it.
+#[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict<A> {
+pub enum Then {
     /// On to where the kernel would take it (up the stack, out of the device).
     Pass,
     Drop,
-    /// Into the network namespace of the peer of this veth.
-    Peer(u32),
-    /// Out of an interface, to the neighbour `next_hop` or, if unspecified, the route's.
-    Neighbour {
-        ifindex: u32,
-        next_hop: A,
-    },
+    /// Into the network namespace of the peer of the veth `ifindex`.
+    Peer,
+    /// Out of `ifindex`, to the neighbour `next_hop` or, if unspecified, the route's.
+    Neighbour,
+    /// Call the hook's slow half.
+    Slow,
+    /// Call the program that answers with a RST or an ICMP error.
+    Reject,
+    /// Call the program that judges and begins the flow in the scratch room.
+    Begin,
+    /// Call the program that resumes a flow from the middle.
+    Resume,
+    /// Call the program that judges a living flow again.
+    Judge,
+    /// Call the program that searches a free source port for the flow in the scratch room.
+    Probe,
+}
+
+/// A decision. A plain struct whose fields are always set: an enum with values inside leaves bytes
+/// undefined that the compiler may copy, and verifiers before 6.15 refuse that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Next<A> {
+    pub then: Then,
+    pub ifindex: u32,
+    pub next_hop: A,
+}
+
+impl<A: Addr> Next<A> {
+    /// A decision that needs no more.
+    #[inline(always)]
+    pub const fn then(then: Then) -> Self {
+        Self {
+            then,
+            ifindex: 0,
+            next_hop: A::UNSPECIFIED,
+        }
+    }
 }
 
 /// What an event tells beyond the packet itself.

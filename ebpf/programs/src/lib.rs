@@ -20,4 +20,4 @@ pub mod service;
 pub mod snat;
 pub mod socket;
 
-pub use kernel::{Kernel, Report, Scratch, Step, Verdict};
+pub use kernel::{Kernel, Next, Report, Scratch, Step, Then};

@@ -9,9 +9,9 @@ use abi::*;
 use agent::net::load::Datapath;
 use agent::net::maps::*;
 use bytemuck::Pod;
-use programs::hooks::{self, Next};
+use programs::hooks;
 use programs::packet::Family;
-use programs::{Kernel, Report, Scratch, Step, Verdict, reject};
+use programs::{Kernel, Report, Scratch, Step, Then, reject};
 
 /// How a packet left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -243,28 +243,28 @@ impl InMemory {
         };
         // As the tail calls go; the kernel ends them after 33.
         for _ in 0..33 {
-            next = match next {
-                Next::Slow => match arrival.hook {
+            next = match next.then {
+                Then::Slow => match arrival.hook {
                     Hook::PodOut => hooks::pod_out::slow::<A, _>(&mut k),
                     Hook::PodIn => hooks::pod_in::slow(&mut k),
                     Hook::UplinkIn => hooks::uplink_in::slow(&mut k),
                     Hook::UplinkOut => hooks::uplink_out::slow(&mut k),
                     Hook::Overlay | Hook::Socket => panic!("not a tc program"),
                 },
-                Next::Begin => hooks::begin::slow(&mut k),
-                Next::Resume => hooks::resume::slow(&mut k),
-                Next::Judge => hooks::judge::slow(&mut k).1,
-                Next::Probe => hooks::probe::slow(&mut k),
-                Next::Done(_) | Next::Reject => break,
+                Then::Begin => hooks::begin::slow(&mut k),
+                Then::Resume => hooks::resume::slow(&mut k),
+                Then::Judge => hooks::judge::slow(&mut k).1,
+                Then::Probe => hooks::probe::slow(&mut k),
+                Then::Pass | Then::Drop | Then::Peer | Then::Neighbour | Then::Reject => break,
             };
         }
-        let way = match next {
-            Next::Done(Verdict::Pass) => Way::Pass,
-            Next::Done(Verdict::Drop) => Way::Drop,
-            Next::Done(Verdict::Peer(_) | Verdict::Neighbour { .. }) => Way::Redirect,
-            Next::Reject if reject::answer::<A, _>(&mut k) => Way::Redirect,
-            Next::Reject => Way::Drop,
-            Next::Slow | Next::Begin | Next::Resume | Next::Judge | Next::Probe => {
+        let way = match next.then {
+            Then::Pass => Way::Pass,
+            Then::Drop => Way::Drop,
+            Then::Peer | Then::Neighbour => Way::Redirect,
+            Then::Reject if reject::answer::<A, _>(&mut k) => Way::Redirect,
+            Then::Reject => Way::Drop,
+            Then::Slow | Then::Begin | Then::Resume | Then::Judge | Then::Probe => {
                 panic!("the slow half must decide")
             }
         };

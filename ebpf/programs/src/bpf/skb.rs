@@ -6,9 +6,9 @@ use abi::event::{Count, Tail, counter};
 use abi::*;
 use aya_ebpf::bindings::{__sk_buff, BPF_NOEXIST, BPF_RB_NO_WAKEUP, bpf_redir_neigh};
 use aya_ebpf::helpers::generated as helper;
-use programs::hooks::{self, Next};
+use programs::hooks;
 use programs::packet::{self, Family, Packet};
-use programs::{Kernel, Report, Scratch, Step, Verdict};
+use programs::{Kernel, Next, Report, Scratch, Step, Then};
 
 use super::maps::{self, FamilyMaps, PolxData};
 
@@ -71,24 +71,23 @@ impl<A: Family + FamilyMaps> Skb<A> {
     #[inline(always)]
     pub fn end(mut self, hook: Hook, next: Next<A>, slow: Tail) -> i32 {
         let v4 = A::FAMILY == FAMILY_V4;
-        let then = |four, six| tail(self.skb, hook, if v4 { four } else { six });
-        match next {
-            Next::Slow => tail(self.skb, hook, slow),
-            Next::Reject => then(Tail::Reject4, Tail::Reject6),
-            Next::Begin => then(Tail::Begin4, Tail::Begin6),
-            Next::Resume => then(Tail::Resume4, Tail::Resume6),
-            Next::Judge => then(Tail::Judge4, Tail::Judge6),
-            Next::Probe => then(Tail::Probe4, Tail::Probe6),
-            Next::Done(Verdict::Pass) => TC_ACT_OK,
-            Next::Done(Verdict::Drop) => TC_ACT_SHOT,
+        let skb = self.skb;
+        let then = |four, six| tail(skb, hook, if v4 { four } else { six });
+        match next.then {
+            Then::Pass => TC_ACT_OK,
+            Then::Drop => TC_ACT_SHOT,
             // SAFETY: the helper checks the interface.
-            Next::Done(Verdict::Peer(ifindex)) => unsafe {
-                helper::bpf_redirect_peer(ifindex, 0) as i32
-            },
-            Next::Done(Verdict::Neighbour { ifindex, next_hop }) => {
+            Then::Peer => unsafe { helper::bpf_redirect_peer(next.ifindex, 0) as i32 },
+            Then::Neighbour => {
                 self.set_mark(MARK_REDIRECTED);
-                self.neighbour(ifindex, next_hop)
+                self.neighbour(next.ifindex, next.next_hop)
             }
+            Then::Slow => tail(self.skb, hook, slow),
+            Then::Reject => then(Tail::Reject4, Tail::Reject6),
+            Then::Begin => then(Tail::Begin4, Tail::Begin6),
+            Then::Resume => then(Tail::Resume4, Tail::Resume6),
+            Then::Judge => then(Tail::Judge4, Tail::Judge6),
+            Then::Probe => then(Tail::Probe4, Tail::Probe6),
         }
     }
 

@@ -4,9 +4,9 @@
 use abi::conntrack::*;
 use abi::{Cfg, CtValue, Hook, Outcome};
 
-use super::{Begin, Decision, Next};
+use super::{Begin, Decision};
 use crate::packet::{self, Family, Packet, is_syn};
-use crate::{Kernel, conntrack, kernel, policy, service, snat};
+use crate::{Kernel, Next, Then, conntrack, kernel, policy, service, snat};
 
 /// Begins the flow, or drops the packet.
 #[inline(always)]
@@ -32,7 +32,7 @@ pub fn slow<A: Family, K: Kernel<A>>(k: &mut K) -> Next<A> {
 #[inline(always)]
 fn decide<A: Family, K: Kernel<A>>(k: &mut K, hook: Hook, packet: &Packet<A>) -> Decision<A> {
     if packet.key.proto == abi::PROTO_TCP && !is_syn(packet) {
-        return Ok(Next::Resume);
+        return Ok(Next::then(Then::Resume));
     }
     let cfg = k.cfg().ok_or(Outcome::Internal)?;
     let room = k.scratch().ok_or(Outcome::Internal)?;
@@ -54,7 +54,7 @@ fn decide<A: Family, K: Kernel<A>>(k: &mut K, hook: Hook, packet: &Packet<A>) ->
     }
     match snat::claim(k, packet, room, cfg) {
         Ok(true) => super::complete(k, hook, Outcome::NewFlow, packet, &room.value),
-        Ok(false) => Ok(Next::Probe),
+        Ok(false) => Ok(Next::then(Then::Probe)),
         // Without translation the packet finds its way without entries, if slowly.
         Err(Outcome::ConntrackFull) if room.value.flags & CT_REWRITE == 0 => Ok(super::forward(
             k,

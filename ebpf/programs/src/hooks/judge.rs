@@ -3,9 +3,8 @@
 
 use abi::{Hook, Outcome};
 
-use super::Next;
 use crate::packet::{self, Family};
-use crate::{Kernel, conntrack};
+use crate::{Kernel, Next, Then, conntrack};
 
 /// Drops the packet and ends its flow, or says that the slow half of the hook may go on.
 #[inline(always)]
@@ -22,7 +21,7 @@ pub fn slow<A: Family, K: Kernel<A>>(k: &mut K) -> (Hook, Next<A>) {
         Err(outcome) => return (hook, super::refuse(k, hook, outcome)),
     };
     match conntrack::judge_again(k, &packet, room) {
-        Ok(()) => (hook, Next::Slow),
+        Ok(()) => (hook, Next::then(Then::Slow)),
         Err(outcome) => (hook, super::drop(k, hook, outcome, &packet)),
     }
 }

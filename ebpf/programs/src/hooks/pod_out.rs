@@ -6,10 +6,10 @@ use abi::{
     BeValue, CT_HAIRPIN, CT_SERVICE, CT_SNAT, Cfg, Deliver, FeValue, Hook, NetKind, Outcome,
 };
 
-use super::{Begin, Decision, Next};
+use super::{Begin, Decision};
 use crate::packet::{self, Family, Kind, Packet};
 use crate::service::Found;
-use crate::{Kernel, hash, service};
+use crate::{Kernel, Next, Then, hash, service};
 
 const HOOK: Hook = Hook::PodOut;
 
@@ -21,7 +21,7 @@ pub fn fast<A: Family, K: Kernel<A>>(k: &mut K) -> Next<A> {
         Err(outcome) => return super::refuse(k, HOOK, outcome),
     };
     if packet.kind != Kind::Flow {
-        return Next::Slow;
+        return Next::then(Then::Slow);
     }
     let iif = k.ifindex();
     super::established(k, HOOK, &packet, iif)

@@ -3,9 +3,9 @@
 
 use abi::{Hook, Outcome};
 
-use super::{Decision, Next};
+use super::Decision;
 use crate::packet::{self, Family, Packet};
-use crate::{Kernel, snat};
+use crate::{Kernel, Next, snat};
 
 /// Finds a port, or drops the packet.
 #[inline(always)]

@@ -7,9 +7,9 @@ use abi::conntrack::*;
 use abi::service::{SCOPE_EXTERNAL, SCOPE_INTERNAL};
 use abi::{Deliver, FeKey, Hook, Outcome, Port, RevValue};
 
-use super::{Decision, Next};
+use super::Decision;
 use crate::packet::{self, Family, Packet, TCP_RST};
-use crate::{Kernel, Scratch, policy, service, snat};
+use crate::{Kernel, Next, Scratch, Then, policy, service, snat};
 
 const OUTCOME: Outcome = Outcome::PickedUp;
 
@@ -50,7 +50,7 @@ fn decide<A: Family, K: Kernel<A>>(k: &mut K, hook: Hook, packet: &Packet<A>) ->
         judge(k, packet, room)?;
     }
     if !snat::claim(k, packet, room, cfg)? {
-        return Ok(Next::Probe);
+        return Ok(Next::then(Then::Probe));
     }
     super::complete(k, hook, OUTCOME, packet, &room.value)
 }

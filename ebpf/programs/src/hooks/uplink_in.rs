@@ -8,10 +8,10 @@ use abi::{
     PROTO_UDP,
 };
 
-use super::{Begin, Decision, Next};
+use super::{Begin, Decision};
 use crate::packet::{self, Family, Kind, Packet};
 use crate::service::{Found, Lookup};
-use crate::{Kernel, hash, service};
+use crate::{Kernel, Next, Then, hash, service};
 
 const HOOK: Hook = Hook::UplinkIn;
 
@@ -31,7 +31,7 @@ pub fn fast<A: Family, K: Kernel<A>>(k: &mut K) -> Next<A> {
         return super::pass(k, HOOK, Outcome::NotOurs);
     }
     if packet.kind != Kind::Flow {
-        return Next::Slow;
+        return Next::then(Then::Slow);
     }
     super::established(k, HOOK, &packet, IIF_UPLINK)
 }

@@ -4,9 +4,8 @@
 use abi::conntrack::IIF_HOST;
 use abi::{CFG_UPLINK_OUT, Hook, MARK_REDIRECTED, Outcome};
 
-use super::Next;
-use crate::Kernel;
 use crate::packet::{self, Family, Kind};
+use crate::{Kernel, Next};
 
 const HOOK: Hook = Hook::UplinkOut;
 
