@@ -182,7 +182,7 @@ struct Shared {
 enum Step {
     Nothing,
     Reply(Message),
-    Wait(Message, Outcome),
+    Wait(Message, Box<Outcome>),
 }
 
 impl Shared {
@@ -201,9 +201,9 @@ impl Shared {
                     known.fill(&mut reply);
                     Step::Reply(reply)
                 }
-                None => Step::Wait(query, Outcome::Forward),
+                None => Step::Wait(query, Box::new(Outcome::Forward)),
             },
-            Outcome::Follow { .. } => Step::Wait(query, outcome),
+            Outcome::Follow { .. } => Step::Wait(query, Box::new(outcome)),
         }
     }
 
@@ -256,7 +256,7 @@ async fn udp_worker(socket: Arc<UdpSocket>, shared: Arc<Shared>, tasks: TaskTrac
             Step::Wait(query, outcome) => {
                 let (socket, shared) = (socket.clone(), shared.clone());
                 tasks.spawn(async move {
-                    let reply = shared.ask(&query, outcome).await;
+                    let reply = shared.ask(&query, *outcome).await;
                     send(&socket, client, reply, answer::udp_limit(&query)).await;
                 });
             }
@@ -309,7 +309,7 @@ async fn connection(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
         let reply = match shared.step(bytes) {
             Step::Nothing => return Ok(()),
             Step::Reply(reply) => reply,
-            Step::Wait(query, outcome) => shared.ask(&query, outcome).await,
+            Step::Wait(query, outcome) => shared.ask(&query, *outcome).await,
         };
         let Some(answer) = answer::encode(reply, TCP_LIMIT) else {
             return Ok(());

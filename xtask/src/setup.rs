@@ -209,7 +209,7 @@ pub fn machine() -> Result<()> {
     Ok(())
 }
 
-/// Refuses what is older than [`KERNEL`].
+/// Refuses what is older than the oldest kernel the programs run on.
 pub fn kernel(release: &str) -> Result<()> {
     let mut numbers = release
         .split(|c: char| !c.is_ascii_digit())
