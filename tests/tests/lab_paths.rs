@@ -133,6 +133,10 @@ fn host_server(lab: &Lab, n: u8) {
     let port = HOST_PORT.to_string();
     let argv = ["toolbox", "serve", "--port", &port, "--udp", &port];
     let mut server = lab.exec(Place::Node(n), &argv).unwrap();
+    #[expect(
+        clippy::zombie_processes,
+        reason = "it ends with the lab, as does its parent"
+    )]
     server
         .stdin(Stdio::null())
         .stdout(Stdio::null())
@@ -149,7 +153,7 @@ fn host_server(lab: &Lab, n: u8) {
 
 impl Paths {
     /// What a web server answers to a pod, or the error.
-    fn from_pod(&self, pod: &str, url: &str) -> Result<String, String> {
+    fn asked_by_pod(&self, pod: &str, url: &str) -> Result<String, String> {
         let text = self
             .lab
             .pod_run(NS, pod, &["toolbox", "get", url, "--timeout", "3000"]);
@@ -182,7 +186,7 @@ fn pod_to_pod_on_the_same_and_another_node_keeps_the_source() {
     let own = paths.lab.pod_ip(NS, "client2").unwrap();
     for ip in &paths.web {
         let url = format!("http://{ip}:8080/client");
-        assert_eq!(paths.from_pod("client2", &url).unwrap(), own);
+        assert_eq!(paths.asked_by_pod("client2", &url).unwrap(), own);
         let udp = paths
             .lab
             .pod_run(NS, "client2", &["toolbox", "udp", &format!("{ip}:7007")]);
@@ -196,7 +200,7 @@ fn pod_to_its_own_node_and_the_nodes_dns_is_untranslated_and_always_allowed() {
     let url = format!("http://{}:{HOST_PORT}/client", node_ip(2));
     for pod in ["client2", "isolated2"] {
         let own = paths.lab.pod_ip(NS, pod).unwrap();
-        assert_eq!(paths.from_pod(pod, &url).unwrap(), own);
+        assert_eq!(paths.asked_by_pod(pod, &url).unwrap(), own);
         for more in [&[][..], &["--tcp"]] {
             let argv = ["toolbox", "resolve", "kubernetes.default.svc.cluster.local"];
             let text = paths.lab.pod_run(NS, pod, &[&argv, more].concat()).unwrap();
@@ -218,7 +222,7 @@ fn pod_to_a_service_whose_backend_is_its_own_host() {
         .unwrap();
     assert_eq!(text.trim(), "connected");
     let url = format!("http://{}/", paths.hostweb);
-    assert_eq!(paths.from_pod("client3", &url).unwrap(), "node3");
+    assert_eq!(paths.asked_by_pod("client3", &url).unwrap(), "node3");
 }
 
 #[test]
@@ -237,7 +241,7 @@ fn pod_to_a_service_whose_backend_is_another_host_keeps_the_pods_address() {
     }
     let own = paths.lab.pod_ip(NS, "client2").unwrap();
     let url = format!("http://{}/client", paths.hostweb);
-    assert_eq!(paths.from_pod("client2", &url).unwrap(), own);
+    assert_eq!(paths.asked_by_pod("client2", &url).unwrap(), own);
 }
 
 #[test]
@@ -267,7 +271,7 @@ fn pod_to_the_node_port_of_its_own_node_and_of_another() {
     let paths = paths();
     for n in nodes() {
         let url = format!("http://{}:{NODE_PORT}/", node_ip(n));
-        let answer = paths.from_pod("client2", &url).unwrap();
+        let answer = paths.asked_by_pod("client2", &url).unwrap();
         assert!(is_web(&answer), "{url}: {answer}");
     }
 }
@@ -279,7 +283,7 @@ fn host_to_a_local_pod_is_allowed_also_when_the_pod_is_isolated() {
     let url = format!("http://{ip}:8080/");
     assert_eq!(paths.from(Place::Node(2), &url).unwrap(), "isolated2");
     paths.from(Place::Node(1), &url).unwrap_err();
-    paths.from_pod("client2", &url).unwrap_err();
+    paths.asked_by_pod("client2", &url).unwrap_err();
 }
 
 #[test]
