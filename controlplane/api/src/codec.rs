@@ -1,7 +1,7 @@
 //! Bytes to documents and back: JSON, YAML and protobuf in, canonical JSON (and protobuf) out.
 //!
 //! Decoding has two steps: the text becomes an untyped tree (or, for protobuf, a typed one), then
-//! [`coerce`] fits the tree to the shape: wrong types are errors in upstream's words, unknown and
+//! [`coerce()`] fits the tree to the shape: wrong types are errors in upstream's words, unknown and
 //! duplicate fields are reported as [`FieldValidation`] says and dropped, quantities, times and bytes
 //! take their canonical form.
 

@@ -3,7 +3,7 @@
 //! JSON, YAML and protobuf bodies, stored bytes and patches all become a [`Doc`]; everything between
 //! decoding and the canonical bytes works on it. It lives for one request and borrows from its input.
 //! Values decoded with a schema are already in canonical form (quantities, times, base64); order and
-//! omission rules are applied by [`crate::codec::canonical`].
+//! omission rules are applied by [`crate::codec::canonical()`].
 
 use bumpalo::Bump;
 

@@ -1,4 +1,4 @@
-//! Services → frontends, service ports and backend lists. Two stages: [`program`] says, without any
+//! Services → frontends, service ports and backend lists. Two stages: [`program()`] says, without any
 //! number of the kernel's, what one Service wants; [`Services::plan`] gives ids, compares with what the
 //! maps hold and yields the steps, a changed endpoint being three writes at any size of list.
 

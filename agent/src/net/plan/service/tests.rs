@@ -48,7 +48,14 @@ fn slice(lasts: &[u8]) -> Arc<EndpointSlice> {
         ready: true,
         serving: true,
         terminating: false,
-        node: Some(if last.is_multiple_of(2) { "here" } else { "there" }.into()),
+        node: Some(
+            if last.is_multiple_of(2) {
+                "here"
+            } else {
+                "there"
+            }
+            .into(),
+        ),
         hostname: None,
         zone_hints: vec![],
         node_hints: vec![],
