@@ -149,37 +149,57 @@ impl Manager {
     }
 }
 
+/// Needed by tests alone: other kernels are booted in it.
+const TEST_TOOLS: [Tool; 1] = [Tool {
+    program: "qemu-system-x86_64",
+    apt: "qemu-system-x86",
+    dnf: "qemu-system-x86-core",
+}];
+
 /// Makes the machine ready to build and to run a lab.
 pub fn setup(progress: &Progress) -> Result<()> {
     machine()?;
-    let mut missing: Vec<(&Tool, &str)> = Vec::new();
     let manager = Manager::find();
-    for tool in TOOLS.iter().filter(|tool| !command::exists(tool.program)) {
-        let package = match manager {
-            Some(Manager::Dnf) => tool.dnf,
-            Some(Manager::Apt) | None => tool.apt,
-        };
-        missing.push((tool, package));
-    }
-    if !missing.is_empty() {
-        let mut packages: Vec<&str> = missing.iter().map(|(_, package)| *package).collect();
-        packages.dedup();
-        let Some(manager) = manager else {
-            let programs: Vec<&str> = missing.iter().map(|(tool, _)| tool.program).collect();
-            bail!(
-                "missing programs: {}. Neither apt-get nor dnf is here: install them by hand \
-                 (packages on Debian: {})",
-                programs.join(" "),
-                packages.join(" ")
-            );
-        };
-        progress.mark(format!("installing {}", packages.join(" ")));
-        manager.install(&packages)?;
-    }
+    install_missing(&TOOLS, manager, progress)?;
     bpf_toolchain::setup(manager, progress)?;
     kubectl::setup(progress)?;
     progress.mark("everything needed is installed");
     Ok(())
+}
+
+/// [`setup`], and what the tests need besides.
+pub fn for_tests(progress: &Progress) -> Result<()> {
+    setup(progress)?;
+    install_missing(&TEST_TOOLS, Manager::find(), progress)
+}
+
+fn install_missing(tools: &[Tool], manager: Option<Manager>, progress: &Progress) -> Result<()> {
+    let missing: Vec<&Tool> = tools
+        .iter()
+        .filter(|tool| !command::exists(tool.program))
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let mut packages: Vec<&str> = missing
+        .iter()
+        .map(|tool| match manager {
+            Some(Manager::Dnf) => tool.dnf,
+            Some(Manager::Apt) | None => tool.apt,
+        })
+        .collect();
+    packages.dedup();
+    let Some(manager) = manager else {
+        let programs: Vec<&str> = missing.iter().map(|tool| tool.program).collect();
+        bail!(
+            "missing programs: {}. Neither apt-get nor dnf is here: install them by hand \
+             (packages on Debian: {})",
+            programs.join(" "),
+            packages.join(" ")
+        );
+    };
+    progress.mark(format!("installing {}", packages.join(" ")));
+    manager.install(&packages)
 }
 
 /// What no package can bring.

@@ -15,7 +15,7 @@ pub const LABS: &str = "t-";
 /// Runs everything; `only` is a filter for the names of tests.
 pub fn test(only: Option<&str>) -> Result<()> {
     let progress = Progress::shown();
-    setup::setup(&progress)?;
+    setup::for_tests(&progress)?;
     down()?;
     let units = cargo(&["test", "--workspace", "--exclude", "tests"], only);
     progress.mark("unit tests");
@@ -25,7 +25,6 @@ pub fn test(only: Option<&str>) -> Result<()> {
     // one lab after the other, and one test after the other within a lab
     let labs = cargo(&["test", "--package", "tests", "--no-fail-fast"], only);
     down()?;
-    progress.mark("tests with the real kernel");
     units.and(labs)
 }
 
