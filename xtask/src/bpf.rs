@@ -27,10 +27,8 @@ pub enum Toolchain {
     Debian,
 }
 
-/// Compiles the object and returns its path. `release` is accepted for symmetry with the other builds:
-/// the verifier needs optimised code, so both are optimised.
-pub fn build(release: bool) -> Result<PathBuf> {
-    let _ = release;
+/// Compiles the object, always optimised as the verifier needs it, and returns its path.
+pub fn build() -> Result<PathBuf> {
     let root = workspace_root();
     let toolchain = toolchain()?;
     let linker = linker()?;

@@ -10,8 +10,7 @@ use crate::{bpf, command, workspace};
 
 /// Builds `target/release/windlass` and returns its path.
 pub fn build(progress: &Progress) -> Result<PathBuf> {
-    let object = bpf::build(true).context("BPF programs")?;
-    progress.mark("BPF programs compiled");
+    let object = programs(progress)?;
     let mut cargo = Command::new("cargo");
     cargo.args(["build", "--release", "--package", "windlass"]);
     cargo
@@ -20,4 +19,11 @@ pub fn build(progress: &Progress) -> Result<PathBuf> {
     command::shown(&mut cargo)?;
     progress.mark("windlass built");
     Ok(workspace::windlass())
+}
+
+/// Builds the BPF object and returns its path.
+pub fn programs(progress: &Progress) -> Result<PathBuf> {
+    let object = bpf::build().context("BPF programs")?;
+    progress.mark("BPF programs compiled");
+    Ok(object)
 }

@@ -106,7 +106,7 @@ pub fn run(kernel: Kernel, program: &Path) -> Result<String> {
         "-m",
         MEMORY,
     ]);
-    qemu.args(["-accel", "tcg", "-cpu", "max", "-nic", "none"]);
+    qemu.args(["-accel", "tcg", "-cpu", "qemu64", "-nic", "none"]);
     qemu.arg("-kernel")
         .arg(image)
         .arg("-initrd")

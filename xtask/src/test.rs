@@ -1,6 +1,7 @@
 //! `cargo xtask test`: unit tests of every crate, then what needs the real kernel: BPF programs
 //! under BPF_PROG_TEST_RUN and labs with the real binary.
 
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::Result;
@@ -17,20 +18,31 @@ pub fn test(only: Option<&str>) -> Result<()> {
     let progress = Progress::shown();
     setup::for_tests(&progress)?;
     down()?;
-    let units = cargo(&["test", "--workspace", "--exclude", "tests"], only);
+    // the agent's tests load the programs too
+    let object = build::programs(&progress)?;
+    let units = [
+        "test",
+        "--workspace",
+        "--exclude",
+        "tests",
+        "--no-fail-fast",
+    ];
+    let units = cargo(&units, &object, only);
     progress.mark("unit tests");
     build::build(&progress)?;
     images::build()?;
     progress.mark("images built");
     // one lab after the other, and one test after the other within a lab
-    let labs = cargo(&["test", "--package", "tests", "--no-fail-fast"], only);
+    let labs = ["test", "--package", "tests", "--no-fail-fast"];
+    let labs = cargo(&labs, &object, only);
     down()?;
     units.and(labs)
 }
 
-fn cargo(args: &[&str], only: Option<&str>) -> Result<()> {
+fn cargo(args: &[&str], object: &Path, only: Option<&str>) -> Result<()> {
     let mut cargo = Command::new("cargo");
     cargo.args(args).args(only).current_dir(workspace::root());
+    cargo.env("WINDLASS_BPF_OBJECT", object);
     cargo.env("WINDLASS_XTASK", workspace::xtask());
     cargo.env("WINDLASS_BIN", workspace::windlass());
     command::shown(&mut cargo)
