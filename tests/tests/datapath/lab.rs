@@ -274,7 +274,7 @@ impl Drop for Lab {
 pub fn object() -> &'static [u8] {
     static OBJECT: OnceLock<Vec<u8>> = OnceLock::new();
     OBJECT.get_or_init(|| {
-        let path = xtask::bpf::build(true).expect("the BPF programs compile");
+        let path = xtask::bpf::build().expect("the BPF programs compile");
         std::fs::read(path).expect("the object can be read")
     })
 }
