@@ -106,7 +106,8 @@ pub fn run(kernel: Kernel, program: &Path) -> Result<String> {
         "-m",
         MEMORY,
     ]);
-    qemu.args(["-accel", "tcg", "-cpu", "qemu64", "-nic", "none"]);
+    // without cmpxchg16b: qemu 7.2 emulates it with wrong flags, and the kernel's allocator uses it
+    qemu.args(["-accel", "tcg", "-cpu", "qemu64,-cx16", "-nic", "none"]);
     qemu.arg("-kernel")
         .arg(image)
         .arg("-initrd")
