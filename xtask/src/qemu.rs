@@ -42,8 +42,8 @@ impl Kernel {
         fs::create_dir_all(dir.join("lists/partial"))?;
         let keys = "/usr/share/keyrings/debian-archive-keyring.gpg";
         let sources = format!(
-            "Types: deb\nURIs: http://deb.debian.org/debian\nSuites: {}\nComponents: main\n\
-             Signed-By: {keys}\n",
+            "Types: deb\nURIs: {}\nSuites: {}\nComponents: main\nSigned-By: {keys}\n",
+            mirror()?,
             self.suite()
         );
         fs::write(dir.join("k.sources"), sources)?;
@@ -96,7 +96,7 @@ pub fn run(kernel: Kernel, program: &Path) -> Result<String> {
         bail!("qemu-system-x86_64 is not installed (Debian: qemu-system-x86)");
     }
     let image = kernel.image()?;
-    let initramfs = initramfs(program)?;
+    let initramfs = initramfs(kernel, program)?;
     let mut qemu = Command::new("timeout");
     qemu.args([
         LIMIT,
@@ -130,10 +130,26 @@ echo; echo \"kernel $(/bin/busybox uname -r)\"
 /bin/busybox reboot -f
 ";
 
-fn initramfs(program: &Path) -> Result<PathBuf> {
-    let dir = workspace::target()
-        .join("kernels")
-        .join(format!("root.{}", std::process::id()));
+/// Where this machine gets Debian's packages from.
+fn mirror() -> Result<String> {
+    let targets = command::output(Command::new("apt-get").args([
+        "indextargets",
+        "--format",
+        "$(REPO_URI)",
+        "Label: Debian",
+    ]))?;
+    let first = targets.lines().next();
+    Ok(first
+        .context("apt-get knows no source of Debian")?
+        .to_owned())
+}
+
+fn initramfs(kernel: Kernel, program: &Path) -> Result<PathBuf> {
+    let dir = workspace::target().join("kernels").join(format!(
+        "root.{}.{}",
+        kernel.suite(),
+        std::process::id()
+    ));
     fs::create_dir_all(dir.join("bin"))?;
     let busybox = command::find("busybox").context("busybox is not installed")?;
     images::program(&dir, &busybox)?;
@@ -147,7 +163,7 @@ fn initramfs(program: &Path) -> Result<PathBuf> {
     let mut archive = Vec::new();
     cpio(&dir, &dir, &mut archive)?;
     entry(&mut archive, "TRAILER!!!", 0, &[]);
-    let file = dir.with_extension("cpio");
+    let file = dir.with_added_extension("cpio");
     fs::write(&file, archive)?;
     fs::remove_dir_all(&dir)?;
     Ok(file)
