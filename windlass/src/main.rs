@@ -4,6 +4,7 @@
 mod agent;
 mod ask;
 mod flags;
+mod memory;
 mod server;
 
 use std::process::ExitCode;
@@ -48,6 +49,9 @@ fn main() -> ExitCode {
         return ::agent::cni::plugin_main();
     }
     let cli = Cli::parse();
+    if matches!(cli.command, Command::Server(_) | Command::Agent(_)) {
+        memory::settle();
+    }
     match run(cli) {
         Ok(code) => code,
         Err(error) => {
