@@ -99,6 +99,8 @@ pub fn recover(
         partial: Vec::new(),
     };
     let base = reader.read_snapshot(dir, &listing)?;
+    // Behind a snapshot only a close record proves a clean stop: the segment may hold nothing yet.
+    reader.closed = base.is_none();
     let compacted = reader.revision.max(1);
     let first = remove_covered(dir, &listing, base)?;
     let mut sealed = Vec::new();
