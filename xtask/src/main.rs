@@ -54,6 +54,12 @@ enum Task {
         #[command(subcommand)]
         what: Bench,
     },
+    /// Build programs of other projects from the Go module proxy, print their paths
+    Upstream {
+        /// e2e.test, ginkgo, kubectl, agnhost, kube-apiserver, …
+        #[arg(required = true)]
+        programs: Vec<String>,
+    },
     /// Format, lints, documentation, licences, arrows between crates, rules of the house
     Check {
         /// Only what needs no compiling
@@ -151,6 +157,7 @@ fn run(task: Task) -> Result<()> {
         Task::Bench {
             what: Bench::Idle { no_build },
         } => xtask::bench::idle(!no_build),
+        Task::Upstream { programs } => upstream(&programs),
         Task::Check { quick } => xtask::check::check(quick),
         Task::Down { name, all } => down(name, all),
         Task::Lab { name, task } => lab_task(&name, task),
@@ -163,6 +170,18 @@ fn run(task: Task) -> Result<()> {
             announce,
         } => lab::proxy::serve(netns, to, port, &announce),
     }
+}
+
+fn upstream(programs: &[String]) -> Result<()> {
+    let progress = Progress::shown();
+    for name in programs {
+        let program = xtask::upstream::named(name)?;
+        println!(
+            "{}",
+            xtask::upstream::program(&progress, program)?.display()
+        );
+    }
+    Ok(())
 }
 
 fn lab_task(name: &str, task: LabTask) -> Result<()> {

@@ -28,6 +28,16 @@ pub fn labs() -> PathBuf {
     }
 }
 
+/// Directory of what is kept between clones: `$WINDLASS_CACHE`, else `$XDG_CACHE_HOME/windlass`,
+/// else `~/.cache/windlass`.
+pub fn cache() -> Option<PathBuf> {
+    let var = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+    var("WINDLASS_CACHE")
+        .map(PathBuf::from)
+        .or_else(|| var("XDG_CACHE_HOME").map(|dir| PathBuf::from(dir).join("windlass")))
+        .or_else(|| var("HOME").map(|dir| PathBuf::from(dir).join(".cache/windlass")))
+}
+
 /// Image archives made by [`crate::images`].
 pub fn images() -> PathBuf {
     target().join("images")
