@@ -1,10 +1,11 @@
 //! The shell: watches in, decisions out. One task owns snapshot and queue; bindings are spawned.
 
 use std::collections::{HashMap, HashSet};
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use kube::runtime::WatchStreamExt;
 use kube::runtime::events::Recorder;
 use kube::runtime::watcher::{self, Event};
@@ -365,10 +366,12 @@ impl Driver {
         let client = self.client.clone();
         let recorder = self.recorder.clone();
         self.tasks.spawn(async move {
-            let failure = bind::bind(&client, &pod, &node)
-                .await
-                .err()
-                .map(|e| e.to_string());
+            // A pod whose binding panics must not stay assumed for ever.
+            let bound = AssertUnwindSafe(bind::bind(&client, &pod, &node)).catch_unwind();
+            let failure = match bound.await {
+                Ok(result) => result.err().map(|e| e.to_string()),
+                Err(_) => Some("binding panicked".to_owned()),
+            };
             if failure.is_none() {
                 bind::record(&recorder, &pod, Ok(&node)).await;
             }

@@ -90,7 +90,9 @@ pub fn untolerated<'a>(
 }
 
 pub fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
-    let filled = |text: &Option<String>| text.clone().filter(|t| !t.is_empty());
+    fn filled(text: &Option<String>) -> Option<&str> {
+        text.as_deref().filter(|text| !text.is_empty())
+    }
     if filled(&toleration.effect).is_some_and(|effect| effect != taint.effect)
         || filled(&toleration.key).is_some_and(|key| key != taint.key)
     {

@@ -61,6 +61,8 @@ impl Hint {
 
 /// Place in the order of ready pods: higher priority first, then first come.
 type Order = (Reverse<i32>, u64);
+/// Pods by when they become ready by themselves.
+type Timers = BTreeSet<(Instant, Key)>;
 
 #[derive(Clone, Debug)]
 enum Place {
@@ -72,9 +74,9 @@ enum Place {
     },
     Hopeless {
         plugins: BTreeSet<Plugin>,
-        since: Instant,
+        until: Instant,
     },
-    /// Being bound.
+    /// Being decided or bound.
     Taken,
 }
 
@@ -85,36 +87,36 @@ struct Entry {
     attempts: u32,
     last_attempt: Option<Instant>,
     place: Place,
-    /// A hint came while the pod was being tried.
-    stirred: bool,
 }
 
+/// The pods, each in one place, and an index per kind of place: an event costs what it moves.
 #[derive(Debug, Default)]
 pub struct Queue {
     entries: HashMap<Key, Entry>,
     ready: BTreeMap<Order, Key>,
+    backing_off: Timers,
+    after_error: Timers,
+    hopeless: Timers,
+    /// Hopeless pods by who refused them; `None` stands for nobody in particular.
+    refused: BTreeMap<Option<Plugin>, BTreeSet<Key>>,
     sequence: u64,
 }
 
 impl Queue {
     /// A pod wants a node. `changed` says that its own spec may let it fit now.
     pub fn add(&mut self, key: &Key, priority: i32, changed: bool) {
-        self.sequence += 1;
-        let sequence = self.sequence;
         match self.entries.get(key) {
             None => {
-                let place = Place::Ready((Reverse(priority), sequence));
+                self.sequence += 1;
                 let entry = Entry {
                     priority,
-                    sequence,
+                    sequence: self.sequence,
                     attempts: 0,
                     last_attempt: None,
-                    place,
-                    stirred: false,
+                    place: Place::Taken,
                 };
                 self.entries.insert(key.clone(), entry);
-                self.ready
-                    .insert((Reverse(priority), sequence), key.clone());
+                self.make_ready(key);
             }
             Some(entry) if changed && !matches!(entry.place, Place::Taken) => self.make_ready(key),
             Some(_) => {}
@@ -123,11 +125,8 @@ impl Queue {
 
     /// The pod needs no node any more.
     pub fn remove(&mut self, key: &Key) {
-        if let Some(entry) = self.entries.remove(key)
-            && let Place::Ready(order) = entry.place
-        {
-            self.ready.remove(&order);
-        }
+        self.put(key, Place::Taken);
+        self.entries.remove(key);
     }
 
     /// Takes the first ready pod.
@@ -136,120 +135,138 @@ impl Queue {
         if self.ready.is_empty() {
             self.skip_backoff();
         }
-        let (_, key) = self.ready.pop_first()?;
-        let entry = self.entries.get_mut(&key)?;
-        entry.place = Place::Taken;
-        entry.attempts += 1;
-        entry.last_attempt = Some(now);
-        entry.stirred = false;
+        let key = self.ready.values().next()?.clone();
+        self.put(&key, Place::Taken);
+        if let Some(entry) = self.entries.get_mut(&key) {
+            entry.attempts += 1;
+            entry.last_attempt = Some(now);
+        }
         Some(key)
     }
 
     /// No node did.
     pub fn unschedulable(&mut self, key: &Key, plugins: BTreeSet<Plugin>, now: Instant) {
-        let Some(entry) = self.entries.get_mut(key) else {
-            return;
-        };
-        entry.place = if entry.stirred {
-            Place::BackOff {
-                until: now + backoff(entry.attempts),
-                after_error: false,
-            }
-        } else {
-            Place::Hopeless {
-                plugins,
-                since: now,
-            }
-        };
+        let until = now + MAX_UNSCHEDULABLE;
+        self.put(key, Place::Hopeless { plugins, until });
     }
 
     /// A node did, but binding failed.
     pub fn failed(&mut self, key: &Key, now: Instant) {
-        if let Some(entry) = self.entries.get_mut(key) {
+        if let Some(entry) = self.entries.get(key) {
             let until = now + backoff(entry.attempts);
-            entry.place = Place::BackOff {
-                until,
-                after_error: true,
-            };
+            let after_error = true;
+            self.put(key, Place::BackOff { until, after_error });
         }
     }
 
     /// Something happened: pods it may help come back after what is left of their back-off.
     pub fn hint(&mut self, hint: Hint, now: Instant) {
-        for entry in self.entries.values_mut() {
-            match &entry.place {
-                Place::Hopeless { plugins, .. } => {
-                    if plugins.is_empty() || plugins.iter().any(|plugin| hint.helps(*plugin)) {
-                        let from = entry.last_attempt.unwrap_or(now);
-                        let until = from + backoff(entry.attempts);
-                        entry.place = Place::BackOff {
-                            until,
-                            after_error: false,
-                        };
-                    }
-                }
-                Place::Taken => entry.stirred = true,
-                Place::Ready(_) | Place::BackOff { .. } => {}
-            }
+        let helped = self
+            .refused
+            .iter()
+            .filter(|(plugin, _)| plugin.is_none_or(|plugin| hint.helps(plugin)));
+        let keys: BTreeSet<Key> = helped.flat_map(|(_, keys)| keys).cloned().collect();
+        for key in keys {
+            let Some(entry) = self.entries.get(&key) else {
+                continue;
+            };
+            let until = entry.last_attempt.unwrap_or(now) + backoff(entry.attempts);
+            let after_error = false;
+            self.put(&key, Place::BackOff { until, after_error });
         }
-        self.wake(now);
     }
 
     /// When the next pod becomes ready by itself.
     pub fn next_due(&self) -> Option<Instant> {
-        let due = |entry: &Entry| match &entry.place {
-            Place::BackOff { until, .. } => Some(*until),
-            Place::Hopeless { since, .. } => Some(*since + MAX_UNSCHEDULABLE),
-            Place::Ready(_) | Place::Taken => None,
-        };
-        self.entries.values().filter_map(due).min()
+        let timers = [&self.backing_off, &self.after_error, &self.hopeless];
+        let first = timers.into_iter().filter_map(|timers| timers.first());
+        first.map(|(until, _)| *until).min()
     }
 
     fn wake(&mut self, now: Instant) {
-        let is_due = |entry: &Entry| match &entry.place {
-            Place::BackOff { until, .. } => *until <= now,
-            Place::Hopeless { since, .. } => *since + MAX_UNSCHEDULABLE <= now,
-            Place::Ready(_) | Place::Taken => false,
-        };
-        let due: Vec<Key> = self
-            .entries
-            .iter()
-            .filter(|(_, e)| is_due(e))
-            .map(|(k, _)| k.clone())
-            .collect();
-        for key in due {
+        while let Some(key) = self.first_due(now) {
             self.make_ready(&key);
         }
+    }
+
+    fn first_due(&self, now: Instant) -> Option<Key> {
+        let timers = [&self.backing_off, &self.after_error, &self.hopeless];
+        let mut first = timers.into_iter().filter_map(|timers| timers.first());
+        first
+            .find(|(until, _)| *until <= now)
+            .map(|(_, key)| key.clone())
     }
 
     /// With nothing else to do, the pod whose back-off ends first need not wait
     /// (upstream's SchedulerPopFromBackoffQ).
     fn skip_backoff(&mut self) {
-        let waiting = self
-            .entries
-            .iter()
-            .filter_map(|(key, entry)| match entry.place {
-                Place::BackOff {
-                    until,
-                    after_error: false,
-                } => Some((until, key.clone())),
-                _ => None,
-            });
-        if let Some((_, key)) = waiting.min() {
+        if let Some((_, key)) = self.backing_off.first() {
+            let key = key.clone();
             self.make_ready(&key);
         }
     }
 
     fn make_ready(&mut self, key: &Key) {
+        if let Some(entry) = self.entries.get(key) {
+            let order = (Reverse(entry.priority), entry.sequence);
+            self.put(key, Place::Ready(order));
+        }
+    }
+
+    /// Moves a pod from one place to another, in the indexes too.
+    fn put(&mut self, key: &Key, place: Place) {
         let Some(entry) = self.entries.get_mut(key) else {
             return;
         };
-        if matches!(entry.place, Place::Ready(_)) {
-            return;
+        let old = std::mem::replace(&mut entry.place, place.clone());
+        match old {
+            Place::Ready(order) => {
+                self.ready.remove(&order);
+            }
+            Place::BackOff { until, after_error } => {
+                self.timers(after_error).remove(&(until, key.clone()));
+            }
+            Place::Hopeless { plugins, until } => {
+                self.hopeless.remove(&(until, key.clone()));
+                for plugin in refusers(&plugins) {
+                    if let Some(keys) = self.refused.get_mut(&plugin) {
+                        keys.remove(key);
+                    }
+                }
+            }
+            Place::Taken => {}
         }
-        let order = (Reverse(entry.priority), entry.sequence);
-        entry.place = Place::Ready(order);
-        self.ready.insert(order, key.clone());
+        match place {
+            Place::Ready(order) => {
+                self.ready.insert(order, key.clone());
+            }
+            Place::BackOff { until, after_error } => {
+                self.timers(after_error).insert((until, key.clone()));
+            }
+            Place::Hopeless { plugins, until } => {
+                self.hopeless.insert((until, key.clone()));
+                for plugin in refusers(&plugins) {
+                    self.refused.entry(plugin).or_default().insert(key.clone());
+                }
+            }
+            Place::Taken => {}
+        }
+    }
+
+    fn timers(&mut self, after_error: bool) -> &mut Timers {
+        if after_error {
+            &mut self.after_error
+        } else {
+            &mut self.backing_off
+        }
+    }
+}
+
+fn refusers(plugins: &BTreeSet<Plugin>) -> Vec<Option<Plugin>> {
+    if plugins.is_empty() {
+        vec![None]
+    } else {
+        plugins.iter().copied().map(Some).collect()
     }
 }
 
@@ -307,17 +324,6 @@ mod tests {
     }
 
     #[test]
-    fn an_event_during_the_attempt_is_not_lost() {
-        let now = Instant::now();
-        let mut queue = Queue::default();
-        queue.add(&key("a"), 0, false);
-        queue.pop(now);
-        queue.hint(Hint::NodeAdded, now);
-        queue.unschedulable(&key("a"), BTreeSet::from([Plugin::NodeResourcesFit]), now);
-        assert_eq!(queue.pop(now + INITIAL_BACKOFF), Some(key("a")));
-    }
-
-    #[test]
     fn a_hopeless_pod_is_tried_again_after_a_while_anyway() {
         let now = Instant::now();
         let mut queue = Queue::default();
@@ -326,5 +332,29 @@ mod tests {
         queue.unschedulable(&key("a"), BTreeSet::from([Plugin::NodeAffinity]), now);
         assert_eq!(queue.next_due(), Some(now + MAX_UNSCHEDULABLE));
         assert_eq!(queue.pop(now + MAX_UNSCHEDULABLE), Some(key("a")));
+    }
+
+    #[test]
+    fn a_removed_pod_leaves_nothing_behind() {
+        let now = Instant::now();
+        let mut queue = Queue::default();
+        let refused = BTreeSet::from([Plugin::NodeAffinity, Plugin::NodePorts]);
+        for (name, end) in [("ready", 0), ("hopeless", 1), ("failed", 2)] {
+            queue.add(&key(name), 0, false);
+            if end > 0 {
+                queue.pop(now);
+            }
+            match end {
+                1 => queue.unschedulable(&key(name), refused.clone(), now),
+                2 => queue.failed(&key(name), now),
+                _ => {}
+            }
+        }
+        ["ready", "hopeless", "failed"]
+            .iter()
+            .for_each(|name| queue.remove(&key(name)));
+        assert_eq!(queue.next_due(), None);
+        assert_eq!(queue.pop(now + MAX_UNSCHEDULABLE), None);
+        assert!(queue.refused.values().all(BTreeSet::is_empty));
     }
 }

@@ -114,6 +114,10 @@ pub struct Snapshot {
     assumed: HashMap<Key, String>,
     /// Placed pods with required anti-affinity terms: they reject others.
     repelling: BTreeSet<Key>,
+    /// Placed pods with any wish about other pods.
+    choosy: BTreeSet<Key>,
+    /// Placed pods by their controller's uid.
+    owned: HashMap<Arc<str>, BTreeSet<Key>>,
     namespaces: HashMap<Arc<str>, Labels>,
 }
 
@@ -147,7 +151,27 @@ impl Snapshot {
 
     /// Placed pods that have required anti-affinity terms.
     pub fn repelling(&self) -> impl Iterator<Item = (&NodeInfo, &Placed)> {
-        self.repelling.iter().filter_map(|key| {
+        self.of_keys(&self.repelling)
+    }
+
+    /// Placed pods that wish for or against the company of others.
+    pub fn choosy(&self) -> impl Iterator<Item = (&NodeInfo, &Placed)> {
+        self.of_keys(&self.choosy)
+    }
+
+    /// Placed pods of the controller with that uid.
+    pub fn owned_by(&self, uid: &str) -> impl Iterator<Item = (&NodeInfo, &Placed)> {
+        self.owned
+            .get(uid)
+            .into_iter()
+            .flat_map(|keys| self.of_keys(keys))
+    }
+
+    fn of_keys<'a>(
+        &'a self,
+        keys: &'a BTreeSet<Key>,
+    ) -> impl Iterator<Item = (&'a NodeInfo, &'a Placed)> {
+        keys.iter().filter_map(|key| {
             let node = self.nodes.get(self.placed.get(key)?)?;
             Some((node, node.pods.get(key)?))
         })
@@ -216,32 +240,32 @@ impl Snapshot {
 
     pub fn remove_pod(&mut self, key: &Key) {
         self.assumed.remove(key);
-        self.repelling.remove(key);
         let Some(node) = self.placed.remove(key) else {
             return;
         };
+        let mut placed = None;
         if let Some(info) = self.nodes.get_mut(&node) {
-            info.remove(key);
+            placed = info.remove(key);
         } else if let Some(pods) = self.stray.get_mut(&node) {
-            pods.remove(key);
+            placed = pods.remove(key);
             if pods.is_empty() {
                 self.stray.remove(&node);
             }
+        }
+        if let Some(placed) = placed {
+            self.unindex(key, &placed.pod);
         }
     }
 
     fn place(&mut self, pod: Arc<Pod>, node: Arc<str>) {
         let key = pod.key();
         self.remove_pod(&key);
-        let request = PodRequest::of(&pod);
+        self.index(&key, &pod);
         let placed = Placed {
-            request,
+            request: PodRequest::of(&pod),
             ports: host_ports(&pod),
             pod,
         };
-        if repels(&placed.pod) {
-            self.repelling.insert(key.clone());
-        }
         self.placed.insert(key.clone(), node.clone());
         match self.nodes.get_mut(&node) {
             Some(info) => info.add(placed),
@@ -250,6 +274,38 @@ impl Snapshot {
             }
         }
     }
+
+    fn index(&mut self, key: &Key, pod: &Pod) {
+        if repels(pod) {
+            self.repelling.insert(key.clone());
+        }
+        if is_choosy(pod) {
+            self.choosy.insert(key.clone());
+        }
+        if let Some(owner) = pod.owner() {
+            self.owned
+                .entry(owner.into())
+                .or_default()
+                .insert(key.clone());
+        }
+    }
+
+    fn unindex(&mut self, key: &Key, pod: &Pod) {
+        self.repelling.remove(key);
+        self.choosy.remove(key);
+        let Some(owner) = pod.owner() else { return };
+        if let Some(keys) = self.owned.get_mut(owner) {
+            keys.remove(key);
+            if keys.is_empty() {
+                self.owned.remove(owner);
+            }
+        }
+    }
+}
+
+fn is_choosy(pod: &Pod) -> bool {
+    let affinity = pod.spec.affinity.as_ref();
+    affinity.is_some_and(|a| a.pod_affinity.is_some() || a.pod_anti_affinity.is_some())
 }
 
 fn repels(pod: &Pod) -> bool {
@@ -301,6 +357,34 @@ mod tests {
         snapshot.assume(&pod("q", None, "Pending"), "a");
         snapshot.forget(&pod("q", None, "").key());
         assert_eq!(requested(&snapshot), 0);
+    }
+
+    #[test]
+    fn the_indexes_follow_pods_to_other_nodes_and_out() {
+        let mut snapshot = Snapshot::default();
+        snapshot.set_node(node("a"));
+        let owned = |node: &str| -> Arc<Pod> {
+            let term = json!({"topologyKey": "zone", "labelSelector": {}});
+            let pod = json!({
+                "metadata": {"namespace": "ns", "name": "p", "uid": "p", "ownerReferences": [
+                    {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "r", "uid": "r",
+                     "controller": true}]},
+                "spec": {"nodeName": node, "affinity": {"podAntiAffinity": {
+                    "requiredDuringSchedulingIgnoredDuringExecution": [term]}}}});
+            Arc::new(serde_json::from_value(pod).unwrap())
+        };
+        let counts = |s: &Snapshot| {
+            let (repelling, choosy) = (s.repelling().count(), s.choosy().count());
+            (repelling, choosy, s.owned_by("r").count())
+        };
+        // Its node is not known yet.
+        snapshot.set_pod(&owned("b"));
+        assert_eq!(counts(&snapshot), (0, 0, 0));
+        snapshot.set_node(node("b"));
+        assert_eq!(counts(&snapshot), (1, 1, 1));
+        snapshot.remove_pod(&owned("b").key());
+        assert_eq!(counts(&snapshot), (0, 0, 0));
+        assert!(snapshot.owned.is_empty() && snapshot.choosy.is_empty());
     }
 
     #[test]

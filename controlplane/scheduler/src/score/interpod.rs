@@ -45,18 +45,16 @@ pub fn scores(snapshot: &Snapshot, pod: &Pod, nodes: &[&NodeInfo]) -> Vec<i64> {
             *domains.entry(domain.to_owned()).or_default() += weight;
         }
     };
-    let own: Vec<_> = preferred(pod).collect();
-    for (node, placed) in snapshot.placed() {
-        for (weight, term) in &own {
-            let term = &term.pod_affinity_term;
+    for (weight, term) in preferred(pod) {
+        let term = &term.pod_affinity_term;
+        for (node, placed) in snapshot.placed() {
             if term_matches(snapshot, term, pod.namespace(), &placed.pod) {
-                add(node, &term.topology_key, *weight);
+                add(node, &term.topology_key, weight);
             }
         }
-        // The wishes of the pods already there count as well.
-        if placed.pod.spec.affinity.is_none() {
-            continue;
-        }
+    }
+    // The wishes of the pods already there count as well.
+    for (node, placed) in snapshot.choosy() {
         let namespace = placed.pod.namespace();
         for (weight, term) in preferred(&placed.pod) {
             let term = &term.pod_affinity_term;

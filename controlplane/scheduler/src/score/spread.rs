@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::TopologySpreadConstraint;
 use super::{Domains, MAX};
 use crate::filter::spread::{counts, includes};
 use crate::object::Pod;
-use crate::snapshot::{NodeInfo, Snapshot};
+use crate::snapshot::{NodeInfo, Placed, Snapshot};
 
 const HOSTNAME: &str = "kubernetes.io/hostname";
 const ZONE: &str = "topology.kubernetes.io/zone";
@@ -22,24 +22,6 @@ struct Rule<'a> {
     max_skew: i32,
     /// `None` stands for the siblings.
     constraint: Option<&'a TopologySpreadConstraint>,
-}
-
-impl Rule<'_> {
-    fn counts(&self, pod: &Pod, other: &Pod) -> bool {
-        match self.constraint {
-            Some(constraint) => counts(constraint, pod, other),
-            None => {
-                other.owner() == pod.owner()
-                    && other.namespace() == pod.namespace()
-                    && other.metadata.deletion_timestamp.is_none()
-            }
-        }
-    }
-
-    fn includes(&self, pod: &Pod, node: &NodeInfo) -> bool {
-        self.constraint
-            .is_none_or(|constraint| includes(constraint, pod, node))
-    }
 }
 
 fn rules<'a>(pod: &'a Pod) -> Vec<Rule<'a>> {
@@ -106,20 +88,36 @@ pub fn scores(snapshot: &Snapshot, pod: &Pod, nodes: &[&NodeInfo]) -> Vec<i64> {
 
 /// Counted pods per domain.
 fn domains(snapshot: &Snapshot, pod: &Pod, rule: &Rule<'_>) -> Domains {
+    let domain = |node: &NodeInfo| node.node.label(rule.topology_key).map(str::to_owned);
     let mut domains = Domains::new();
-    for node in snapshot.nodes() {
-        let Some(domain) = node.node.label(rule.topology_key) else {
+    let Some(constraint) = rule.constraint else {
+        for domain in snapshot.nodes().filter_map(domain) {
+            domains.entry(domain).or_default();
+        }
+        for (node, placed) in siblings(snapshot, pod) {
+            let is_leaving = placed.pod.metadata.deletion_timestamp.is_some();
+            if let (Some(domain), false) = (domain(node), is_leaving) {
+                *domains.entry(domain).or_default() += 1;
+            }
+        }
+        return domains;
+    };
+    for node in snapshot.nodes().filter(|n| includes(constraint, pod, n)) {
+        let Some(domain) = domain(node) else {
             continue;
         };
-        if !rule.includes(pod, node) {
-            continue;
-        }
-        let count = node
-            .pods
-            .values()
-            .filter(|placed| rule.counts(pod, &placed.pod))
-            .count();
-        *domains.entry(domain.to_owned()).or_default() += i64::try_from(count).unwrap_or(0);
+        let placed = node.pods.values();
+        let count = placed.filter(|placed| counts(constraint, pod, &placed.pod));
+        *domains.entry(domain).or_default() += i64::try_from(count.count()).unwrap_or(0);
     }
     domains
+}
+
+/// The placed pods of the same controller.
+fn siblings<'a>(
+    snapshot: &'a Snapshot,
+    pod: &'a Pod,
+) -> impl Iterator<Item = (&'a NodeInfo, &'a Placed)> {
+    let owner = pod.owner().into_iter();
+    owner.flat_map(|uid| snapshot.owned_by(uid))
 }
