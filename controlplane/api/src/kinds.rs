@@ -5,6 +5,7 @@ use crate::facts::Resource;
 use crate::strategy::Part;
 use crate::validate::path::Errors;
 
+pub(crate) mod batch;
 pub(crate) mod certificate;
 pub(crate) mod config;
 pub(crate) mod defaults;
@@ -13,6 +14,7 @@ pub(crate) mod namespace;
 pub(crate) mod network_policy;
 pub(crate) mod node;
 pub(crate) mod pod;
+pub mod policy;
 pub(crate) mod rbac;
 pub(crate) mod service;
 pub(crate) mod workload;
@@ -24,6 +26,8 @@ pub(crate) fn validate_create(resource: &Resource, doc: &Doc<'_>, errors: &mut E
         ("", "Node") => node::create(doc, errors),
         ("", "Namespace") => namespace::finalizers(doc, false, errors),
         ("apps", "ControllerRevision") => workload::validate::revision(doc, true, errors),
+        ("batch", "Job") => batch::job::create(doc, errors),
+        ("batch", "CronJob") => batch::cron::create(doc, errors),
         ("certificates.k8s.io", "CertificateSigningRequest") => certificate::create(doc, errors),
         ("", "Endpoints") => endpoints::endpoints(doc, None, errors),
         ("discovery.k8s.io", "EndpointSlice") => endpoints::slice(doc, None, errors),
@@ -41,6 +45,10 @@ fn validate_always(resource: &Resource, doc: &Doc<'_>, errors: &mut Errors) {
         ("apps", "Deployment") => workload::validate::deployment(doc, errors),
         ("apps", "ReplicaSet") => workload::validate::replica_set(doc, errors),
         ("apps", "DaemonSet") => workload::validate::daemon_set(doc, errors),
+        ("apps", "StatefulSet") => workload::stateful::stateful_set(doc, errors),
+        ("", "ReplicationController") => workload::stateful::replication_controller(doc, errors),
+        ("policy", "PodDisruptionBudget") => policy::budget(doc, errors),
+        ("scheduling.k8s.io", "PriorityClass") => policy::priority_class(doc, errors),
         ("coordination.k8s.io", "Lease") => config::lease(doc, errors),
         ("networking.k8s.io", "NetworkPolicy") => network_policy::validate(doc, errors),
         ("rbac.authorization.k8s.io", "Role") => rbac::role(doc, true, errors),
@@ -76,9 +84,15 @@ pub(crate) fn validate_update(
         ("", "Service", "") => service::validate::update(new, old, errors),
         ("", "Endpoints", _) => endpoints::endpoints(new, Some(old), errors),
         ("discovery.k8s.io", "EndpointSlice", _) => endpoints::slice(new, Some(old), errors),
-        ("apps", "Deployment" | "ReplicaSet", "status") => {
+        ("apps", "Deployment" | "ReplicaSet", "status")
+        | ("", "ReplicationController", "status") => {
             workload::validate::replica_status(new, old, errors);
         }
+        ("apps", "StatefulSet", "status") => workload::stateful::status(new, old, errors),
+        ("batch", "Job", "") => batch::job::update(new, old, errors),
+        ("batch", "Job", "status") => batch::status::update(new, old, errors),
+        ("batch", "CronJob", "") => batch::cron::update(new, old, errors),
+        ("policy", "PodDisruptionBudget", "status") => policy::budget_status(new, errors),
         ("apps", "DaemonSet", "status") => workload::validate::daemon_set_status(new, errors),
         ("apps", "ControllerRevision", _) => {
             workload::validate::revision(new, false, errors);
@@ -106,6 +120,8 @@ fn validate_changes(resource: &Resource, new: &Doc<'_>, old: &Doc<'_>, errors: &
         ("apps", "Deployment" | "ReplicaSet" | "DaemonSet") => {
             workload::validate::fixed_selector(new, old, errors);
         }
+        ("apps", "StatefulSet") => workload::stateful::fixed(new, old, errors),
+        ("scheduling.k8s.io", "PriorityClass") => policy::fixed_priority(new, old, errors),
         ("rbac.authorization.k8s.io", "RoleBinding" | "ClusterRoleBinding") => {
             rbac::fixed_role(new, old, errors);
         }

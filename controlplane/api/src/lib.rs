@@ -22,6 +22,7 @@ pub mod kinds;
 pub mod strategy;
 pub mod validate;
 
+pub mod cron;
 pub mod header;
 pub mod quantity;
 pub mod selector;

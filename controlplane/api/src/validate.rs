@@ -18,13 +18,14 @@ pub(crate) mod path;
 use path::Errors;
 
 /// Kinds with validation of their own, as (group, kind). Others have the metadata rules only.
-pub const COVERED: [(&str, &str); 22] = [
+pub const COVERED: [(&str, &str); 28] = [
     ("", "ConfigMap"),
     ("", "Endpoints"),
     ("", "Event"),
     ("", "Namespace"),
     ("", "Node"),
     ("", "Pod"),
+    ("", "ReplicationController"),
     ("", "Secret"),
     ("", "Service"),
     ("", "ServiceAccount"),
@@ -32,15 +33,20 @@ pub const COVERED: [(&str, &str); 22] = [
     ("apps", "DaemonSet"),
     ("apps", "Deployment"),
     ("apps", "ReplicaSet"),
+    ("apps", "StatefulSet"),
+    ("batch", "CronJob"),
+    ("batch", "Job"),
     ("certificates.k8s.io", "CertificateSigningRequest"),
     ("coordination.k8s.io", "Lease"),
     ("discovery.k8s.io", "EndpointSlice"),
     ("events.k8s.io", "Event"),
     ("networking.k8s.io", "NetworkPolicy"),
+    ("policy", "PodDisruptionBudget"),
     ("rbac.authorization.k8s.io", "ClusterRole"),
     ("rbac.authorization.k8s.io", "ClusterRoleBinding"),
     ("rbac.authorization.k8s.io", "Role"),
     ("rbac.authorization.k8s.io", "RoleBinding"),
+    ("scheduling.k8s.io", "PriorityClass"),
 ];
 
 /// Validates a new object.

@@ -72,12 +72,12 @@ fn replicas_and_template(spec: &Value<'_>, path: &Path<'_>, errors: &mut Errors)
     always_running(template, &template_at, "ReplicaSet", errors);
 }
 
-fn is_empty_selector(selector: &Value<'_>) -> bool {
+pub(crate) fn is_empty_selector(selector: &Value<'_>) -> bool {
     let labels = selector.get("matchLabels").and_then(Value::as_object);
     labels.is_none_or(|l| l.is_empty()) && selector.list_of("matchExpressions").is_empty()
 }
 
-fn matches_template(
+pub(crate) fn matches_template(
     selector: &LabelSelector,
     template: Option<&Value<'_>>,
     path: &Path<'_>,
@@ -93,7 +93,12 @@ fn matches_template(
 }
 
 /// Templates of these kinds describe pods that run for good.
-fn always_running(template: Option<&Value<'_>>, path: &Path<'_>, kind: &str, errors: &mut Errors) {
+pub(crate) fn always_running(
+    template: Option<&Value<'_>>,
+    path: &Path<'_>,
+    kind: &str,
+    errors: &mut Errors,
+) {
     let at = path.child("spec");
     let spec = template.and_then(|t| t.get("spec"));
     let policy = spec
@@ -148,7 +153,7 @@ fn unknown_strategy(
     errors.0.push(error);
 }
 
-fn int_or_percent(value: Option<&Value<'_>>, path: &Path<'_>, errors: &mut Errors) {
+pub(crate) fn int_or_percent(value: Option<&Value<'_>>, path: &Path<'_>, errors: &mut Errors) {
     match value {
         Some(Value::String(text)) => errors.each(path, text, percent(text)),
         value => errors.non_negative(path, value.and_then(Value::as_int)),
@@ -165,7 +170,7 @@ fn amount(value: Option<&Value<'_>>) -> i64 {
         .unwrap_or(0)
 }
 
-fn at_most_all(value: Option<&Value<'_>>, path: &Path<'_>, errors: &mut Errors) {
+pub(crate) fn at_most_all(value: Option<&Value<'_>>, path: &Path<'_>, errors: &mut Errors) {
     if percentage(value).is_some_and(|p| p > 100) {
         errors.invalid_value(path, value, "must not be greater than 100%");
     }
