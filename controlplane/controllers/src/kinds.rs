@@ -5,9 +5,11 @@
 //! optional or defaulted: the API server has validated the objects already.
 
 pub mod apps;
+pub mod batch;
 pub mod certificates;
 pub mod core;
 pub mod discovery;
+pub mod policy;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::de::DeserializeOwned;
@@ -15,9 +17,11 @@ use serde::de::DeserializeOwned;
 use crate::resource::Resource;
 
 pub use apps::*;
+pub use batch::*;
 pub use certificates::*;
 pub use core::*;
 pub use discovery::*;
+pub use policy::*;
 
 /// A kind the shared view holds.
 pub trait Projection:

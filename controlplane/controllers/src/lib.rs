@@ -8,6 +8,7 @@ mod claim;
 mod discovery;
 mod driver;
 mod endpoint;
+mod history;
 mod kinds;
 mod object;
 mod plan;
@@ -17,17 +18,21 @@ mod view;
 mod write;
 
 mod certificates;
+mod cronjob;
 mod daemonset;
 mod deployment;
+mod disruption;
 mod endpoints;
 mod endpointslice;
 mod garbage;
+mod job;
 mod namespace;
 mod node;
 mod podgc;
 mod replicaset;
 mod rootca;
 mod serviceaccount;
+mod statefulset;
 
 #[cfg(test)]
 mod sim;
@@ -79,10 +84,16 @@ fn controllers(context: &Context) -> Vec<Box<dyn Controller>> {
     vec![
         Box::new(certificates::approve::Approver),
         Box::new(certificates::sign::Signing),
+        Box::new(cronjob::CronJobController),
         Box::<daemonset::DaemonSetController>::default(),
         Box::new(deployment::DeploymentController),
+        Box::new(disruption::DisruptionController),
+        Box::new(disruption::stale::StaleDisruptions),
         Box::new(endpoints::EndpointsController),
         Box::new(endpointslice::EndpointSliceController),
+        Box::<job::JobController>::default(),
+        Box::new(job::orphans::JobOrphans),
+        Box::new(job::ttl::TtlAfterFinished),
         Box::new(namespace::NamespaceController),
         Box::new(node::cidr::CidrAllocator::new(
             pools,
@@ -90,8 +101,10 @@ fn controllers(context: &Context) -> Vec<Box<dyn Controller>> {
         )),
         Box::<node::lifecycle::NodeLifecycle>::default(),
         Box::<podgc::PodGc>::default(),
-        Box::new(replicaset::ReplicaSetController),
+        Box::<replicaset::Replicas<kinds::ReplicaSet>>::default(),
+        Box::<replicaset::Replicas<kinds::ReplicationController>>::default(),
         Box::new(rootca::RootCaPublisher { root_ca_pem }),
         Box::new(serviceaccount::ServiceAccountController),
+        Box::new(statefulset::StatefulSetController),
     ]
 }

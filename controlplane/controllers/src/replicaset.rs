@@ -1,127 +1,189 @@
-//! ReplicaSet: as many active pods as asked for.
+//! ReplicaSet and ReplicationController: as many active pods as asked for.
 //!
-//! Mechanism of pkg/controller/replicaset/replica_set.go and replica_set_utils.go: claim, then
-//! create in a slow start or delete by rank, then status. Expectations are not needed: the view
-//! holds our own writes.
+//! Mechanism of pkg/controller/replicaset/replica_set.go and replica_set_utils.go, which serves both
+//! kinds upstream too (pkg/controller/replication): claim, then create in a slow start or delete by
+//! rank, then status. Expectations are not needed: the view holds our own writes.
 
-mod rank;
+pub mod rank;
 
+use std::collections::BTreeMap;
+use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use k8s_openapi::jiff::Timestamp;
+use kube::core::Selector;
+use serde_json::Value;
 
-use crate::claim::{claim, matches, selector};
-use crate::kinds::{Condition, Pod, Projection, ReplicaSet, ReplicaSetStatus, condition};
+use crate::claim::{claim, owners, selector};
+use crate::kinds::{
+    Condition, Pod, Projection, ReplicaSet, ReplicaSetStatus, ReplicationController, condition,
+};
 use crate::object::{Key, MetaExt, time};
 use crate::plan::{Controller, Cx, Pace, Plan};
 use crate::template;
-use crate::view::{Change, World};
+use crate::view::store::Indexed;
+use crate::view::{Change, Delta, Store, World};
 use crate::write::{Notes, Write};
 
 /// Pods created or deleted in one go (upstream's BurstReplicas).
 const BURST: usize = 500;
 
-#[derive(Debug, Default)]
-pub struct ReplicaSetController;
+/// A kind that keeps a number of pods of one template.
+pub trait Replicated: Projection + Indexed {
+    /// Identity of its controller.
+    const CONTROLLER: &'static str;
+    /// Its status tells how many pods are on their way out.
+    const COUNTS_TERMINATING: bool;
 
-impl Controller for ReplicaSetController {
+    fn store(world: &World) -> &Store<Self>;
+    fn delta(change: &Change) -> Option<&Delta<Self>>;
+    fn selector(&self) -> Option<Selector>;
+    fn replicas(&self) -> Option<i32>;
+    fn template(&self) -> &Value;
+    fn min_ready_seconds(&self) -> i32;
+    fn status(&self) -> &ReplicaSetStatus;
+}
+
+macro_rules! replicated {
+    ($kind:ident, $store:ident, $controller:literal, $terminating:literal, $selector:path) => {
+        impl Replicated for $kind {
+            const CONTROLLER: &'static str = $controller;
+            const COUNTS_TERMINATING: bool = $terminating;
+
+            fn store(world: &World) -> &Store<Self> {
+                &world.$store
+            }
+            fn delta(change: &Change) -> Option<&Delta<Self>> {
+                match change {
+                    Change::$kind(delta) => Some(delta),
+                    _ => None,
+                }
+            }
+            fn selector(&self) -> Option<Selector> {
+                $selector(&self.spec.selector)
+            }
+            fn replicas(&self) -> Option<i32> {
+                self.spec.replicas
+            }
+            fn template(&self) -> &Value {
+                &self.spec.template
+            }
+            fn min_ready_seconds(&self) -> i32 {
+                self.spec.min_ready_seconds
+            }
+            fn status(&self) -> &ReplicaSetStatus {
+                &self.status
+            }
+        }
+    };
+}
+replicated!(
+    ReplicaSet,
+    replicasets,
+    "replicaset-controller",
+    true,
+    selector
+);
+replicated!(
+    ReplicationController,
+    controllers,
+    "replication-controller",
+    false,
+    of_labels
+);
+
+/// A selector of nothing but labels; `None` when it is empty.
+fn of_labels(labels: &BTreeMap<String, String>) -> Option<Selector> {
+    selector(&LabelSelector {
+        match_labels: Some(labels.clone()),
+        ..LabelSelector::default()
+    })
+}
+
+/// The controller of one of the kinds.
+#[derive(Debug)]
+pub struct Replicas<K>(PhantomData<fn() -> K>);
+
+impl<K> Default for Replicas<K> {
+    fn default() -> Self {
+        Self(PhantomData)
+    }
+}
+
+impl<K: Replicated> Controller for Replicas<K> {
     fn name(&self) -> &'static str {
-        "replicaset-controller"
+        K::CONTROLLER
     }
 
     fn react(&mut self, world: &World, change: &Change, keys: &mut Vec<Key>) {
-        match change {
-            Change::ReplicaSet(delta) => keys.push(delta.key()),
-            Change::Pod(delta) => {
-                for pod in delta.both() {
-                    react_to_pod(world, pod, keys);
-                }
+        if let Some(delta) = K::delta(change) {
+            keys.push(delta.key());
+        } else if let Change::Pod(delta) = change {
+            for pod in delta.both() {
+                owners(K::store(world), &pod.metadata, K::selector, keys);
             }
-            _ => {}
         }
     }
 
     fn plan(&mut self, world: &World, key: &Key, cx: &Cx<'_>) -> Plan {
-        let Some(set) = world.replicasets.get(key) else {
-            return Plan::nothing();
-        };
-        plan(world, set, cx)
-    }
-}
-
-/// The set that controls the pod, or every set that could adopt it.
-fn react_to_pod(world: &World, pod: &Pod, keys: &mut Vec<Key>) {
-    let namespace = pod.metadata.namespace.as_deref().unwrap_or("");
-    match pod.metadata.controller() {
-        Some(owner) if owner.kind == "ReplicaSet" => keys.push(Key::new(namespace, &owner.name)),
-        Some(_) => {}
-        None => {
-            for set in world.replicasets.in_namespace(namespace) {
-                if selector(&set.spec.selector).is_some_and(|s| matches(&s, &pod.metadata)) {
-                    keys.push(Key::of(&set.metadata));
-                }
-            }
+        match K::store(world).get(key) {
+            Some(set) => plan(world, &**set, cx),
+            None => Plan::nothing(),
         }
     }
 }
 
-fn plan(world: &World, set: &Arc<ReplicaSet>, cx: &Cx<'_>) -> Plan {
-    let Some(selector) = selector(&set.spec.selector) else {
+fn plan<K: Replicated>(world: &World, set: &K, cx: &Cx<'_>) -> Plan {
+    let Some(selector) = set.selector() else {
         return Plan::nothing();
     };
-    let meta = &set.metadata;
-    let claim = claim(
-        &world.pods,
-        &Pod::RESOURCE,
-        &selector,
-        &ReplicaSet::RESOURCE,
-        meta,
-    );
+    let meta = set.metadata();
+    let claim = claim(&world.pods, &selector, set);
     let active: Vec<&Arc<Pod>> = claim.owned.iter().filter(|pod| pod.is_active()).collect();
-    let terminating = claim
-        .owned
-        .iter()
-        .filter(|p| p.metadata.is_deleting() && !p.is_terminated());
+    let terminating = claim.owned.iter().filter(|pod| pod.is_terminating());
     let terminating = terminating.count();
     let mut plan = Plan {
         writes: claim.writes,
         ..Plan::default()
     };
     let adopting = !plan.writes.is_empty();
-    let wanted = usize::try_from(set.spec.replicas.unwrap_or(1)).unwrap_or(0);
+    let wanted = usize::try_from(set.replicas().unwrap_or(1)).unwrap_or(0);
     if !meta.is_deleting() && !adopting {
         manage(world, set, &active, wanted, &mut plan);
     }
     let diff = active.len() as i64 - wanted as i64;
     let status = status(set, &active, terminating, diff, cx);
-    if status != set.status {
+    if status != *set.status() {
         let version = meta.resource_version();
         let value = serde_json::to_value(&status).expect("a status is plain data");
-        plan.status = Some(Write::status(
-            &ReplicaSet::RESOURCE,
-            Key::of(meta),
-            version,
-            value,
-        ));
+        plan.status = Some(Write::status(&K::RESOURCE, Key::of(meta), version, value));
     }
-    if let Some(delay) = next_available(&active, set.spec.min_ready_seconds, cx.now) {
+    if let Some(delay) = next_available(&active, set.min_ready_seconds(), cx.now) {
         plan.requeue(delay);
     }
     plan
 }
 
 /// Mechanism of `manageReplicas`.
-fn manage(world: &World, set: &ReplicaSet, active: &[&Arc<Pod>], wanted: usize, plan: &mut Plan) {
-    let namespace = set.metadata.namespace.as_deref().unwrap_or("");
+fn manage<K: Replicated>(
+    world: &World,
+    set: &K,
+    active: &[&Arc<Pod>],
+    wanted: usize,
+    plan: &mut Plan,
+) {
+    let namespace = set.metadata().namespace.as_deref().unwrap_or("");
     let notes = |done: (&'static str, &str), failed: (&'static str, &str)| Notes {
         regarding: kube::Resource::object_ref(set, &()),
         done: Some((done.0, done.1.to_owned())),
         failed: Some((failed.0, failed.1.to_owned())),
+        ..Notes::default()
     };
     plan.pace = Pace::SlowStart;
     if active.len() < wanted {
-        let body = template::pod(&set.spec.template, set);
+        let body = template::pod(set.template(), set);
         let notes = notes(
             ("SuccessfulCreate", "Created pod: {name}"),
             ("FailedCreate", "Error creating: {error}"),
@@ -135,7 +197,7 @@ fn manage(world: &World, set: &ReplicaSet, active: &[&Arc<Pod>], wanted: usize, 
             ("SuccessfulDelete", "Deleted pod: {name}"),
             ("FailedDelete", "Error deleting: {error}"),
         );
-        for pod in rank::to_delete(world, set, active, count) {
+        for pod in rank::to_delete(world, set.metadata(), active, count) {
             let key = Key::of(&pod.metadata);
             let delete = Write::delete(&Pod::RESOURCE, key, pod.metadata.uid());
             plan.writes.push(delete.noting(notes.clone()));
@@ -143,14 +205,14 @@ fn manage(world: &World, set: &ReplicaSet, active: &[&Arc<Pod>], wanted: usize, 
     }
 }
 
-fn status(
-    set: &ReplicaSet,
+fn status<K: Replicated>(
+    set: &K,
     active: &[&Arc<Pod>],
     terminating: usize,
     diff: i64,
     cx: &Cx<'_>,
 ) -> ReplicaSetStatus {
-    let template_labels = &set.spec.template["metadata"]["labels"];
+    let template_labels = &set.template()["metadata"]["labels"];
     let fully_labelled = |pod: &Pod| {
         let labels = template_labels.as_object();
         labels.is_none_or(|l| l.iter().all(|(k, v)| pod.metadata.label(k) == v.as_str()))
@@ -158,15 +220,16 @@ fn status(
     let count = |test: &dyn Fn(&Pod) -> bool| {
         i32::try_from(active.iter().filter(|pod| test(pod)).count()).unwrap_or(i32::MAX)
     };
-    let min_ready = set.spec.min_ready_seconds;
+    let min_ready = set.min_ready_seconds();
+    let terminating = i32::try_from(terminating).unwrap_or(i32::MAX);
     ReplicaSetStatus {
         replicas: count(&|_| true),
         fully_labeled_replicas: count(&fully_labelled),
         ready_replicas: count(&Pod::is_ready),
         available_replicas: count(&|pod| pod.is_available(min_ready, cx.now)),
-        terminating_replicas: Some(i32::try_from(terminating).unwrap_or(i32::MAX)),
-        observed_generation: set.metadata.generation,
-        conditions: conditions(&set.status.conditions, diff, cx),
+        terminating_replicas: K::COUNTS_TERMINATING.then_some(terminating),
+        observed_generation: set.metadata().generation,
+        conditions: conditions(&set.status().conditions, diff, cx),
     }
 }
 

@@ -34,6 +34,12 @@ pub fn spawn_all(client: &Client, sender: &Sender<Delivery>) -> JoinSet<()> {
         Deployment,
         ReplicaSet,
         DaemonSet,
+        ReplicationController,
+        Job,
+        CronJob,
+        PodDisruptionBudget,
+        StatefulSet,
+        PersistentVolumeClaim,
         ControllerRevision,
         ServiceAccount,
         CertificateSigningRequest

@@ -6,7 +6,9 @@ use k8s_openapi::api::core::v1::{NodeAddress, Taint, Toleration};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, Time};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
+use super::apps::ReplicaSetStatus;
 use super::projection;
 
 /// The five fields most kinds share in a condition.
@@ -16,6 +18,8 @@ pub struct Condition {
     #[serde(rename = "type")]
     pub type_: String,
     pub status: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_probe_time: Option<Time>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_heartbeat_time: Option<Time>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -110,11 +114,27 @@ pub struct PodSpec {
     pub containers: Vec<Container>,
     pub init_containers: Vec<Container>,
     pub affinity: Option<Affinity>,
+    pub volumes: Vec<Volume>,
+}
+
+/// Only what ties a pod to a claim.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Volume {
+    pub name: String,
+    pub persistent_volume_claim: Option<ClaimSource>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ClaimSource {
+    pub claim_name: String,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Container {
+    pub name: String,
     pub ports: Vec<ContainerPort>,
     pub restart_policy: Option<String>,
 }
@@ -145,6 +165,7 @@ pub struct PodStatus {
     pub pod_ips: Vec<PodIp>,
     pub conditions: Vec<Condition>,
     pub container_statuses: Vec<ContainerStatus>,
+    pub init_container_statuses: Vec<ContainerStatus>,
     pub start_time: Option<Time>,
 }
 
@@ -157,7 +178,22 @@ pub struct PodIp {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ContainerStatus {
+    pub name: String,
     pub restart_count: i32,
+    pub state: ContainerState,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct ContainerState {
+    pub terminated: Option<Terminated>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Terminated {
+    pub exit_code: i32,
+    pub finished_at: Option<Time>,
 }
 
 impl Pod {
@@ -168,6 +204,11 @@ impl Pod {
     /// Counts towards a controller's replicas: neither finished nor being deleted.
     pub fn is_active(&self) -> bool {
         !self.is_terminated() && self.metadata.deletion_timestamp.is_none()
+    }
+
+    /// On its way out, and not finished yet.
+    pub fn is_terminating(&self) -> bool {
+        !self.is_terminated() && self.metadata.deletion_timestamp.is_some()
     }
 
     pub fn is_ready(&self) -> bool {
@@ -189,6 +230,31 @@ impl Pod {
                 since.as_second() + i64::from(min_ready_seconds) <= now.as_second()
             })
     }
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct ReplicationController {
+    pub metadata: ObjectMeta,
+    pub spec: ReplicationControllerSpec,
+    pub status: ReplicaSetStatus,
+}
+projection!(
+    ReplicationController,
+    NamespaceResourceScope,
+    true,
+    "",
+    "v1",
+    "replicationcontrollers"
+);
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ReplicationControllerSpec {
+    pub replicas: Option<i32>,
+    pub selector: BTreeMap<String, String>,
+    pub template: Value,
+    pub min_ready_seconds: i32,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -224,6 +290,20 @@ pub struct ServicePort {
     pub port: i32,
     pub target_port: Option<IntOrString>,
 }
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct PersistentVolumeClaim {
+    pub metadata: ObjectMeta,
+}
+projection!(
+    PersistentVolumeClaim,
+    NamespaceResourceScope,
+    true,
+    "",
+    "v1",
+    "persistentvolumeclaims"
+);
 
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]

@@ -1,4 +1,4 @@
-//! Which pods a ReplicaSet deletes first.
+//! Which active pods a controller that has too many deletes first.
 //!
 //! Mechanism of pkg/controller/controller_utils.go `ActivePodsWithRanks`: unassigned before
 //! assigned, pending before running, not ready before ready, lower deletion cost, more siblings
@@ -8,9 +8,10 @@ use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::jiff::Timestamp;
 
-use crate::kinds::{Pod, ReplicaSet};
+use crate::kinds::Pod;
 use crate::object::MetaExt;
 use crate::view::World;
 
@@ -19,7 +20,7 @@ const DELETION_COST: &str = "controller.kubernetes.io/pod-deletion-cost";
 /// The `count` pods to delete.
 pub fn to_delete<'a>(
     world: &World,
-    set: &ReplicaSet,
+    set: &ObjectMeta,
     active: &[&'a Arc<Pod>],
     count: usize,
 ) -> Vec<&'a Arc<Pod>> {
@@ -43,7 +44,7 @@ pub fn to_delete<'a>(
 /// Active pods per node of all sets with the same owner (`getIndirectlyRelatedPods`).
 fn siblings_per_node<'a>(
     world: &'a World,
-    set: &ReplicaSet,
+    set: &ObjectMeta,
     active: &[&'a Arc<Pod>],
 ) -> HashMap<&'a str, usize> {
     let mut counts = HashMap::new();
@@ -52,7 +53,7 @@ fn siblings_per_node<'a>(
             *counts.entry(node).or_default() += 1;
         }
     };
-    match set.metadata.controller() {
+    match set.controller() {
         Some(owner) => {
             for sibling in world.replicasets.owned_by(&owner.uid) {
                 world
@@ -67,34 +68,44 @@ fn siblings_per_node<'a>(
 }
 
 fn compare(a: &Pod, rank_a: usize, b: &Pod, rank_b: usize) -> Ordering {
-    let assigned = |pod: &Pod| pod.spec.node_name.as_deref().is_some_and(|n| !n.is_empty());
-    let phase = |pod: &Pod| match pod.status.phase.as_str() {
-        "Running" => 2,
-        "Unknown" => 1,
-        _ => 0,
-    };
-    let restarts = |pod: &Pod| {
-        pod.status
-            .container_statuses
-            .iter()
-            .map(|c| c.restart_count)
-            .max()
-            .unwrap_or(0)
-    };
     let cost = |pod: &Pod| -> i32 {
         pod.metadata
             .annotation(DELETION_COST)
             .and_then(|c| c.parse().ok())
             .unwrap_or(0)
     };
-    let ready_since = |pod: &Pod| pod.ready_since().unwrap_or(Timestamp::MAX);
+    stage(a, b)
+        .then_with(|| cost(a).cmp(&cost(b)))
+        .then_with(|| rank_b.cmp(&rank_a))
+        .then_with(|| age(a, b))
+}
+
+/// Those that have come less far first (`ActivePods`).
+pub fn by_progress(a: &Pod, b: &Pod) -> Ordering {
+    stage(a, b).then_with(|| age(a, b))
+}
+
+fn stage(a: &Pod, b: &Pod) -> Ordering {
+    let assigned = |pod: &Pod| pod.spec.node_name.as_deref().is_some_and(|n| !n.is_empty());
+    let phase = |pod: &Pod| match pod.status.phase.as_str() {
+        "Running" => 2,
+        "Unknown" => 1,
+        _ => 0,
+    };
     assigned(a)
         .cmp(&assigned(b))
         .then_with(|| phase(a).cmp(&phase(b)))
         .then_with(|| a.is_ready().cmp(&b.is_ready()))
-        .then_with(|| cost(a).cmp(&cost(b)))
-        .then_with(|| rank_b.cmp(&rank_a))
-        .then_with(|| ready_since(b).cmp(&ready_since(a)))
+}
+
+fn age(a: &Pod, b: &Pod) -> Ordering {
+    let restarts = |pod: &Pod| {
+        let statuses = pod.status.container_statuses.iter();
+        statuses.map(|c| c.restart_count).max().unwrap_or(0)
+    };
+    let ready_since = |pod: &Pod| pod.ready_since().unwrap_or(Timestamp::MAX);
+    ready_since(b)
+        .cmp(&ready_since(a))
         .then_with(|| restarts(b).cmp(&restarts(a)))
         .then_with(|| b.metadata.created().cmp(&a.metadata.created()))
         .then_with(|| a.metadata.uid.cmp(&b.metadata.uid))

@@ -17,7 +17,7 @@ fn set(replicas: i32) -> Value {
 }
 
 fn sim() -> Sim {
-    Sim::new(vec![Box::new(ReplicaSetController)])
+    Sim::new(vec![Box::<Replicas<ReplicaSet>>::default()])
 }
 
 /// Binds and starts a pod.
@@ -106,7 +106,7 @@ fn a_failure_to_create_shows_in_a_condition_until_it_is_over() {
         now: sim.now,
         failure: Some("quota exceeded"),
     };
-    let failing = plan(&sim.world, &object, &cx);
+    let failing = plan(&sim.world, &*object, &cx);
     let text = format!("{:?}", failing.status);
     assert!(
         text.contains("ReplicaFailure") && text.contains("quota exceeded"),
@@ -143,4 +143,30 @@ fn a_pod_becomes_available_after_min_ready_seconds() {
         sim.get::<ReplicaSet>(&key).unwrap()["status"]["availableReplicas"],
         1
     );
+}
+
+#[test]
+fn a_replication_controller_adopts_matching_pods_and_releases_others() {
+    let mut sim = Sim::new(vec![Box::<Replicas<ReplicationController>>::default()]);
+    let pod = sim.create::<Pod>(json!({"metadata":
+        {"namespace": "ns", "name": "orphan", "labels": {"app": "a"}}}));
+    let key = sim.create::<ReplicationController>(json!({
+        "metadata": {"namespace": "ns", "name": "rc"},
+        "spec": {
+            "replicas": 1,
+            "selector": {"app": "a"},
+            "template": {"metadata": {"labels": {"app": "a"}}, "spec": {"containers": []}},
+        },
+    }));
+    sim.settle();
+    let owners = |sim: &Sim| sim.get::<Pod>(&pod).unwrap()["metadata"]["ownerReferences"].clone();
+    assert_eq!(owners(&sim)[0]["kind"], "ReplicationController");
+    assert_eq!(sim.all::<Pod>().len(), 1);
+    sim.edit::<Pod>(&pod, |pod| pod["metadata"]["labels"] = json!({"app": "b"}));
+    sim.settle();
+    assert_eq!(owners(&sim), json!([]));
+    assert_eq!(sim.all::<Pod>().len(), 2);
+    let status = &sim.get::<ReplicationController>(&key).unwrap()["status"];
+    assert_eq!(status["replicas"], 1);
+    assert!(status["terminatingReplicas"].is_null());
 }
