@@ -20,6 +20,8 @@ mod deployments;
 mod nodes;
 #[path = "cluster/services.rs"]
 mod services;
+#[path = "cluster/workloads.rs"]
+mod workloads;
 
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::ServiceAccount;

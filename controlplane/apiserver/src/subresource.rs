@@ -79,7 +79,8 @@ pub async fn bind(call: &Call) -> Result<Answer, Status> {
                 value.as_str().unwrap_or_default(),
             );
         }
-        set_scheduled(doc, &now);
+        let scheduled = [("type", "PodScheduled"), ("status", "True")];
+        set_condition(doc, &scheduled, &now, None);
         Ok(())
     };
     attempt::update(call, "binding", &Update::With(&edit)).await?;
@@ -137,29 +138,52 @@ fn check_bindable(doc: &Doc<'_>, uid: &str) -> Result<(), Status> {
     Ok(())
 }
 
-/// The condition PodScheduled becomes true.
-fn set_scheduled(doc: &mut Doc<'_>, now: &str) {
+/// Sets the condition whose `type` the fields name; it goes on from when it began if it has that
+/// status already.
+fn set_condition(
+    doc: &mut Doc<'_>,
+    fields: &[(&str, &str)],
+    now: &str,
+    observed_generation: Option<i64>,
+) {
     let arena = doc.arena();
+    let of = |name: &str| {
+        fields
+            .iter()
+            .find(|(field, _)| *field == name)
+            .map(|(_, v)| *v)
+    };
+    let conditions = doc.list_at(&["status", "conditions"]);
+    let is_it = |c: &Value<'_>| c.str_of("type") == of("type");
+    let old = conditions
+        .iter()
+        .find(|c| is_it(c) && c.str_of("status") == of("status"));
+    let since = old.and_then(|old| old.str_of("lastTransitionTime"));
+    let since = arena.alloc_str(since.unwrap_or(now));
+    let at = conditions.iter().position(is_it);
     let mut condition = api::Object::new_in(arena);
-    for (key, value) in [
-        ("type", "PodScheduled"),
-        ("status", "True"),
-        ("lastTransitionTime", now),
-    ] {
-        condition.set_copied(key, Value::string_in(value, arena));
+    for (name, text) in fields {
+        condition.set_copied(name, Value::string_in(text, arena));
+    }
+    condition.set_copied("lastTransitionTime", Value::String(since));
+    if let Some(generation) = observed_generation {
+        condition.set_copied("observedGeneration", Value::Int(generation));
     }
     let condition = Value::Object(condition);
-    if let Some(list) = doc
+    match doc
         .get_mut(&["status", "conditions"])
         .and_then(Value::as_list_mut)
     {
-        list.retain(|c| c.str_of("type") != Some("PodScheduled"));
-        list.push(condition);
-        return;
+        Some(list) => match at {
+            Some(at) => list[at] = condition,
+            None => list.push(condition),
+        },
+        None => {
+            let mut list = api::List::new_in(arena);
+            list.push(condition);
+            doc.set(&["status", "conditions"], Value::List(list));
+        }
     }
-    let mut list = api::List::new_in(arena);
-    list.push(condition);
-    doc.set(&["status", "conditions"], Value::List(list));
 }
 
 fn token(call: &Call) -> Result<Response<Body>, Status> {

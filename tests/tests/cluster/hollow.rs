@@ -1,5 +1,6 @@
 //! A hollow agent: pods bound to its nodes become Running and Ready without containers, and go
-//! when they are deleted. An image called `broken` never becomes ready.
+//! when they are deleted. An image called `broken` never becomes ready; pods of `succeeds` and
+//! `fails` end at once.
 
 use std::sync::atomic::{AtomicU16, Ordering};
 
@@ -14,6 +15,9 @@ use serde_json::{Value, json};
 
 /// Image of pods that never become ready.
 pub const BROKEN: &str = "broken";
+/// Images of pods that end at once.
+pub const SUCCEEDS: &str = "succeeds";
+pub const FAILS: &str = "fails";
 
 static NEXT_ADDRESS: AtomicU16 = AtomicU16::new(2);
 
@@ -60,15 +64,22 @@ async fn live(api: &Api<Pod>, pod: &Pod) -> kube::Result<()> {
         return api.delete(&name, &now).await.map(drop);
     }
     let status = pod.status.as_ref();
-    if status.and_then(|s| s.phase.as_deref()) == Some("Running") {
+    let phase = status.and_then(|s| s.phase.as_deref());
+    if matches!(phase, Some("Running" | "Succeeded" | "Failed")) {
         return Ok(());
     }
     let spec = pod.spec.as_ref().unwrap();
-    let is_broken = spec
-        .containers
-        .iter()
-        .any(|c| c.image.as_deref() == Some(BROKEN));
-    let ready = if is_broken { "False" } else { "True" };
+    let has = |image| {
+        let mut images = spec.containers.iter().map(|c| c.image.as_deref());
+        images.any(|i| i == Some(image))
+    };
+    for (image, phase) in [(SUCCEEDS, "Succeeded"), (FAILS, "Failed")] {
+        if has(image) {
+            let status = json!({"status": {"phase": phase, "startTime": now()}});
+            return set_status(api, &name, status).await;
+        }
+    }
+    let ready = if has(BROKEN) { "False" } else { "True" };
     let number = NEXT_ADDRESS.fetch_add(1, Ordering::Relaxed);
     let ip = format!("10.244.{}.{}", number >> 8, number & 255);
     let status = json!({"status": {
