@@ -114,6 +114,12 @@ async fn jobs_run_to_completion_or_fail() {
         |p| p.is_empty(),
     )
     .await;
+    // Without a word about them the pods of a Job outlive it.
+    api.delete("sum", &DeleteParams::default()).await.unwrap();
+    until("let go", cluster.api::<Pod>(), "app=sum", |p| {
+        p.len() == 5 && p.iter().all(|p| p.owner_references().is_empty())
+    })
+    .await;
     until("none holds its pods", cluster.api::<Pod>(), "", |p| {
         p.iter().all(|p| p.finalizers().is_empty())
     })
