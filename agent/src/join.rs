@@ -4,10 +4,11 @@
 //! serving certificate. They are kept in `ROOT/pki` and asked for again only near their end.
 //!
 //! The protocol is kubeadm's TLS bootstrap; the CA travels in the server's certificate chain, so no
-//! object has to be readable without authentication.
+//! object has to be readable without authentication. Another Kubernetes is joined by `stock`.
 
 mod ca;
 mod csr;
+pub mod stock;
 mod token;
 
 use std::net::IpAddr;
@@ -38,6 +39,15 @@ pub enum Error {
     TokenRefused(String),
     #[error("no join token: this machine is not a member yet, pass --token")]
     NoToken,
+    #[error("the server refuses the bootstrap token of the kubeconfig: {0}")]
+    BootstrapRefused(String),
+    #[error("kubeconfig {path}: {source}")]
+    Kubeconfig {
+        path: PathBuf,
+        source: Box<kube::config::KubeconfigError>,
+    },
+    #[error("kubeconfig {path} names no certificate authority")]
+    NoCa { path: PathBuf },
     #[error("{action} {path}: {source}")]
     File {
         action: &'static str,
@@ -127,20 +137,26 @@ const FILES: [&str; 7] = [
     "serving.key",
 ];
 
+/// A file of the directory; `None` if it is not there.
+fn read(dir: &Path, name: &str) -> Result<Option<Vec<u8>>, Error> {
+    let path = dir.join(name);
+    match std::fs::read(&path) {
+        Ok(content) => Ok(Some(content)),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(Error::File {
+            action: "read",
+            path,
+            source,
+        }),
+    }
+}
+
 fn load(dir: &Path) -> Result<Option<Credentials>, Error> {
     let mut contents = Vec::with_capacity(FILES.len());
     for name in FILES {
-        let path = dir.join(name);
-        match std::fs::read(&path) {
-            Ok(content) => contents.push(content),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(source) => {
-                return Err(Error::File {
-                    action: "read",
-                    path,
-                    source,
-                });
-            }
+        match read(dir, name)? {
+            Some(content) => contents.push(content),
+            None => return Ok(None),
         }
     }
     let [
@@ -170,23 +186,12 @@ fn load(dir: &Path) -> Result<Option<Credentials>, Error> {
 }
 
 fn save(dir: &Path, credentials: &Credentials) -> Result<(), Error> {
-    use std::io::Write;
-    use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
     let Credentials {
         ca_pem,
         node,
         net,
         serving,
     } = credentials;
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(dir)
-        .map_err(|source| Error::File {
-            action: "create",
-            path: dir.to_owned(),
-            source,
-        })?;
     let contents = [
         ca_pem,
         &node.cert_pem,
@@ -196,7 +201,24 @@ fn save(dir: &Path, credentials: &Credentials) -> Result<(), Error> {
         &serving.cert_pem,
         &serving.key_pem,
     ];
-    for (name, content) in FILES.iter().zip(contents) {
+    let files: Vec<(&str, &[u8])> = FILES.into_iter().zip(contents.map(Vec::as_slice)).collect();
+    write(dir, &files)
+}
+
+/// Writes files that only this user may read; each is there whole, or as it was.
+fn write(dir: &Path, files: &[(&str, &[u8])]) -> Result<(), Error> {
+    use std::io::Write;
+    use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .map_err(|source| Error::File {
+            action: "create",
+            path: dir.to_owned(),
+            source,
+        })?;
+    for (name, content) in files {
         let path = dir.join(name);
         let temporary = dir.join(format!("{name}.tmp"));
         let written = std::fs::OpenOptions::new()

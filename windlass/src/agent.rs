@@ -1,54 +1,105 @@
 //! `windlass agent`: join, then run the node.
 
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::PathBuf;
 
-use ::agent::client;
-use ::agent::join::{self, JoinToken};
+use ::agent::join::{self, JoinToken, stock};
+use ::agent::{Clients, client};
 use anyhow::Context;
 use clap::Args;
 use tokio_util::sync::CancellationToken;
 
-use crate::flags::{ClusterFlags, NodeFlags};
+use crate::flags::{ClusterFlags, Node, NodeFlags};
 
 #[derive(Args)]
 pub struct Flags {
     /// URL of the server, https://HOST:PORT.
-    #[arg(long)]
-    server: String,
+    #[arg(long, required_unless_present = "kubeconfig")]
+    server: Option<String>,
     /// Join token of the server, from its DATA/join-token; needed until this machine has joined.
     #[arg(long, env = "WINDLASS_TOKEN", hide_env_values = true)]
     token: Option<JoinToken>,
+    /// Join another Kubernetes: a kubeconfig whose user is a bootstrap token or this node.
+    #[arg(long, conflicts_with_all = ["server", "token"])]
+    kubeconfig: Option<PathBuf>,
+    /// Identity of the network half there [default: the node's].
+    #[arg(long, requires = "kubeconfig")]
+    net_kubeconfig: Option<PathBuf>,
     #[command(flatten)]
     cluster: ClusterFlags,
     #[command(flatten)]
     node: NodeFlags,
 }
 
+/// What either way of joining ends with.
+struct Joined {
+    server: String,
+    ca_pem: Vec<u8>,
+    clients: Clients,
+    serving: ::agent::config::KeyPair,
+}
+
 pub async fn run(flags: Flags, shutdown: CancellationToken) -> anyhow::Result<()> {
-    let node = flags.node.node(Some(resolve(&flags.server)?))?;
-    let applicant = join::Applicant {
-        server: &flags.server,
+    let peer = match &flags.server {
+        Some(server) => Some(resolve(server)?),
+        None => None,
+    };
+    let node = flags.node.node(peer)?;
+    let joined = tokio::select! {
+        joined = join(&flags, &node) => joined?,
+        () = shutdown.cancelled() => return Ok(()),
+    };
+    let Joined {
+        server,
+        ca_pem,
+        clients,
+        serving,
+    } = joined;
+    let config = flags
+        .node
+        .config(&flags.cluster, node, server, ca_pem, serving)?;
+    ::agent::run(config, clients, shutdown).await
+}
+
+async fn join(flags: &Flags, node: &Node) -> anyhow::Result<Joined> {
+    let pki_dir = &flags.node.root_dir.join("pki");
+    if let Some(kubeconfig) = &flags.kubeconfig {
+        let member = stock::join(&stock::Applicant {
+            kubeconfig,
+            net_kubeconfig: flags.net_kubeconfig.as_deref(),
+            node_name: &node.name,
+            node_ips: &node.ips,
+            pki_dir,
+        })
+        .await?;
+        return Ok(Joined {
+            server: member.server,
+            ca_pem: member.ca_pem,
+            clients: Clients {
+                node: member.node,
+                net: member.net,
+            },
+            serving: member.serving,
+        });
+    }
+    let server = flags.server.clone().context("--server or --kubeconfig")?;
+    let member = join::join(&join::Applicant {
+        server: &server,
         token: flags.token.as_ref(),
         node_name: &node.name,
         node_ips: &node.ips,
-        pki_dir: &flags.node.root_dir.join("pki"),
-    };
-    let joined = tokio::select! {
-        joined = join::join(&applicant) => joined?,
-        () = shutdown.cancelled() => return Ok(()),
-    };
-    let clients = ::agent::Clients {
-        node: client::with_certificate(&flags.server, &joined.ca_pem, &joined.node)?,
-        net: client::with_certificate(&flags.server, &joined.ca_pem, &joined.net)?,
-    };
-    let config = flags.node.config(
-        &flags.cluster,
-        node,
-        flags.server,
-        joined.ca_pem,
-        joined.serving,
-    )?;
-    ::agent::run(config, clients, shutdown).await
+        pki_dir,
+    })
+    .await?;
+    Ok(Joined {
+        clients: Clients {
+            node: client::with_certificate(&server, &member.ca_pem, &member.node)?,
+            net: client::with_certificate(&server, &member.ca_pem, &member.net)?,
+        },
+        server,
+        ca_pem: member.ca_pem,
+        serving: member.serving,
+    })
 }
 
 fn resolve(server: &str) -> anyhow::Result<SocketAddr> {
