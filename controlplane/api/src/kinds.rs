@@ -27,6 +27,11 @@ pub(crate) fn validate_create(resource: &Resource, doc: &Doc<'_>, errors: &mut E
         ("certificates.k8s.io", "CertificateSigningRequest") => certificate::create(doc, errors),
         ("", "Endpoints") => endpoints::endpoints(doc, None, errors),
         ("discovery.k8s.io", "EndpointSlice") => endpoints::slice(doc, None, errors),
+        ("networking.k8s.io", "NetworkPolicy") => network_policy::create(doc, errors),
+        ("", "Service") => service::validate::validate(doc, None, errors),
+        ("apps", "Deployment") => workload::validate::deployment(doc, None, errors),
+        ("apps", "ReplicaSet") => workload::validate::replica_set(doc, None, errors),
+        ("apps", "DaemonSet") => workload::validate::daemon_set(doc, None, errors),
         _ => validate_always(resource, doc, errors),
     }
 }
@@ -37,12 +42,7 @@ fn validate_always(resource: &Resource, doc: &Doc<'_>, errors: &mut Errors) {
         ("", "ConfigMap") => config::config_map(doc, errors),
         ("", "Secret") => config::secret(doc, errors),
         ("" | "events.k8s.io", "Event") => config::event(doc, errors),
-        ("", "Service") => service::validate::validate(doc, errors),
-        ("apps", "Deployment") => workload::validate::deployment(doc, errors),
-        ("apps", "ReplicaSet") => workload::validate::replica_set(doc, errors),
-        ("apps", "DaemonSet") => workload::validate::daemon_set(doc, errors),
         ("coordination.k8s.io", "Lease") => config::lease(doc, errors),
-        ("networking.k8s.io", "NetworkPolicy") => network_policy::validate(doc, errors),
         ("rbac.authorization.k8s.io", "Role") => rbac::role(doc, true, errors),
         ("rbac.authorization.k8s.io", "ClusterRole") => rbac::role(doc, false, errors),
         ("rbac.authorization.k8s.io", "RoleBinding") => rbac::binding(doc, true, errors),
@@ -65,7 +65,7 @@ pub(crate) fn validate_update(
     };
     match (resource.group, resource.kind, part) {
         ("", "Pod", "") => pod::update::update(new, old, errors),
-        ("", "Pod", "status") => pod::update::status(new, old, errors),
+        ("", "Pod", "status") => pod::status::update(new, old, errors),
         ("", "Node", "") => {
             node::create(new, errors);
             node::update(new, old, errors);
@@ -74,8 +74,18 @@ pub(crate) fn validate_update(
         ("", "Namespace", "status") => namespace::status(new, errors),
         ("", "Namespace", "finalize") => namespace::finalizers(new, true, errors),
         ("", "Service", "") => service::validate::update(new, old, errors),
+        ("", "Service", "status") => service::validate::status(new, old, errors),
+        ("networking.k8s.io", "NetworkPolicy", "") => network_policy::update(new, old, errors),
         ("", "Endpoints", _) => endpoints::endpoints(new, Some(old), errors),
         ("discovery.k8s.io", "EndpointSlice", _) => endpoints::slice(new, Some(old), errors),
+        ("apps", "Deployment" | "ReplicaSet" | "DaemonSet", "") => {
+            match resource.kind {
+                "Deployment" => workload::validate::deployment(new, Some(old), errors),
+                "ReplicaSet" => workload::validate::replica_set(new, Some(old), errors),
+                _ => workload::validate::daemon_set(new, Some(old), errors),
+            }
+            workload::validate::fixed_selector(new, old, errors);
+        }
         ("apps", "Deployment" | "ReplicaSet", "status") => {
             workload::validate::replica_status(new, old, errors);
         }
@@ -102,9 +112,6 @@ fn validate_changes(resource: &Resource, new: &Doc<'_>, old: &Doc<'_>, errors: &
         ("", "Secret") => {
             config::fixed_type(new, old, errors);
             config::keep_immutable(new, old, &["data"], errors);
-        }
-        ("apps", "Deployment" | "ReplicaSet" | "DaemonSet") => {
-            workload::validate::fixed_selector(new, old, errors);
         }
         ("rbac.authorization.k8s.io", "RoleBinding" | "ClusterRoleBinding") => {
             rbac::fixed_role(new, old, errors);

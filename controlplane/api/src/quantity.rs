@@ -92,6 +92,14 @@ impl Quantity {
         }
     }
 
+    /// The sum, in the notation of the first part that is not zero.
+    pub fn plus(&self, other: &Quantity) -> Quantity {
+        Quantity {
+            nanos: self.nanos.saturating_add(other.nanos),
+            form: if self.nanos == 0 { other.form } else { self.form },
+        }
+    }
+
     /// Whether it is a whole number.
     pub fn is_integer(&self) -> bool {
         self.nanos % NANOS == 0

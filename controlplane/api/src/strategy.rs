@@ -35,9 +35,17 @@ const STATUS_KEPT_ON_CREATE: [&str; 1] = ["nodes"];
 /// Kinds whose strategy fails on an empty object, so that the facts could not see their generation.
 const GENERATION_UNSEEN: [&str; 1] = ["jobs"];
 
+/// Where workloads have their pod template.
+const TEMPLATE: [&str; 2] = ["spec", "template"];
+
 /// Prepares a new object: system fields, status cleared, generation 1, what the kind resets.
-/// `metadata.name` is already final (generateName is the caller's), as is `metadata.namespace`.
-pub fn prepare_create(resource: &Resource, doc: &mut Doc<'_>, system: SystemFields<'_>) {
+/// `metadata.name` is already final (generateName is the caller's), as is `metadata.namespace`. What comes
+/// back are warnings for the client.
+pub fn prepare_create(
+    resource: &Resource,
+    doc: &mut Doc<'_>,
+    system: SystemFields<'_>,
+) -> Vec<String> {
     for field in [
         "selfLink",
         "deletionTimestamp",
@@ -58,15 +66,22 @@ pub fn prepare_create(resource: &Resource, doc: &mut Doc<'_>, system: SystemFiel
         doc.set_int(&["metadata", "generation"], 1);
     }
     match (resource.group, resource.kind) {
-        ("", "Pod") => kinds::pod::prepare_create(doc, system),
+        ("", "Pod") => return kinds::pod::prepare_create(doc, system),
         ("", "Namespace") => kinds::namespace::prepare_create(doc),
         ("", "PersistentVolume" | "PersistentVolumeClaim") => {
             doc.set_str(&["status", "phase"], "Pending");
         }
         ("", "ServiceAccount") => kinds::config::clean_secret_references(doc),
-        ("apps", "DaemonSet") => kinds::workload::prepare_daemon_set_create(doc),
+        ("apps", "DaemonSet") => {
+            kinds::pod::gated::drop_disabled(doc, None, &TEMPLATE);
+            kinds::workload::prepare_daemon_set_create(doc);
+        }
+        ("apps", "Deployment" | "ReplicaSet") => {
+            kinds::pod::gated::drop_disabled(doc, None, &TEMPLATE);
+        }
         _ => {}
     }
+    Vec::new()
 }
 
 /// Prepares an update: `new` is what the client wants, `old` what is stored. Keeps system fields, keeps
@@ -95,12 +110,19 @@ pub fn prepare_update<'a>(resource: &Resource, new: &mut Doc<'a>, old: &Doc<'a>,
 
 fn prepare_kind_update<'a>(resource: &Resource, new: &mut Doc<'a>, old: &Doc<'a>, part: Part<'_>) {
     match (resource.group, resource.kind, part) {
+        ("", "Pod", Part::Main) => kinds::pod::prepare_update(new, old),
         ("", "Pod", Part::Subresource("status")) => kinds::pod::prepare_status_update(new, old),
         ("", "ServiceAccount", Part::Main) => kinds::config::clean_secret_references(new),
         ("", "Namespace", Part::Main) => copy(new, old, &["spec", "finalizers"]),
         ("", "Service", Part::Main) => kinds::service::prepare_update(new, old),
         ("", "Secret", Part::Main) if new.get(&["type"]).is_none() => copy(new, old, &["type"]),
-        ("apps", "DaemonSet", Part::Main) => kinds::workload::prepare_daemon_set_update(new, old),
+        ("apps", "DaemonSet", Part::Main) => {
+            kinds::pod::gated::drop_disabled(new, Some(old), &TEMPLATE);
+            kinds::workload::prepare_daemon_set_update(new, old);
+        }
+        ("apps", "Deployment" | "ReplicaSet", Part::Main) => {
+            kinds::pod::gated::drop_disabled(new, Some(old), &TEMPLATE);
+        }
         ("certificates.k8s.io", "CertificateSigningRequest", Part::Subresource(name)) => {
             kinds::certificate::prepare_update(new, old, name);
         }

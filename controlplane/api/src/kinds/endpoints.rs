@@ -66,10 +66,8 @@ fn protocol(port: &Value<'_>, at: &Path<'_>, errors: &mut Errors) {
 fn endpoint_address(address: &Value<'_>, at: &Path<'_>, errors: &mut Errors) {
     let text = address.str_of("ip").unwrap_or_default();
     let ip_at = at.child("ip");
-    match ip::ip(text, &ip_at, errors) {
-        Some(parsed) => ip::endpoint(parsed, text, &ip_at, errors),
-        None => errors.invalid(&ip_at, text, "must be a valid IP address"),
-    }
+    ip::ip(text, &[], &ip_at, errors);
+    ip::endpoint(text, &ip_at, errors);
     if let Some(name) = address.str_of("hostname").filter(|n| !n.is_empty()) {
         errors.each(&at.child("hostname"), name, dns_label(name));
     }
@@ -144,13 +142,13 @@ fn addresses(endpoint: &Value<'_>, kind: &str, path: &Path<'_>, errors: &mut Err
         let at = path.index(i);
         match kind {
             "IPv4" | "IPv6" => {
-                let Some(parsed) = ip::ip(text, &at, errors) else {
+                if !ip::ip(text, &[], &at, errors) {
                     continue;
-                };
-                if parsed.is_ipv4() != (kind == "IPv4") {
+                }
+                if ip::is_v6(text) != (kind == "IPv6") {
                     errors.invalid(path, text, format!("must be an {kind} address"));
                 }
-                ip::endpoint(parsed, text, &at, errors);
+                ip::endpoint(text, &at, errors);
             }
             "FQDN" => {
                 let name = text.strip_suffix('.').unwrap_or(text);

@@ -271,8 +271,23 @@ fn managed_fields(doc: &Doc<'_>, path: &Path<'_>, errors: &mut Errors) {
     }
 }
 
+/// How much of a selector is looked at.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Selectors {
+    /// All of it.
+    #[default]
+    Strict,
+    /// Values of expressions may be anything: the stored object has malformed ones already.
+    AnyValue,
+}
+
 /// A LabelSelector object.
-pub(crate) fn label_selector(value: Option<&Value<'_>>, path: &Path<'_>, errors: &mut Errors) {
+pub(crate) fn label_selector(
+    value: Option<&Value<'_>>,
+    rule: Selectors,
+    path: &Path<'_>,
+    errors: &mut Errors,
+) {
     let Some(selector) = value else { return };
     labels(
         selector.get("matchLabels"),
@@ -302,6 +317,9 @@ pub(crate) fn label_selector(value: Option<&Value<'_>>, path: &Path<'_>, errors:
         }
         let key = expression.str_of("key").unwrap_or_default();
         errors.each(&at.child("key"), key, label_key(key));
+        if rule == Selectors::AnyValue {
+            continue;
+        }
         let values_path = at.child("values");
         for (v, value) in values.iter().filter_map(Value::as_str).enumerate() {
             errors.each(&values_path.index(v), value, label_value(value));
