@@ -75,8 +75,10 @@ pub async fn start(config: Config, shutdown: CancellationToken) -> anyhow::Resul
         .await
         .context("prepare the cluster")?;
     write_kubeconfigs(&config, &running)?;
-    running.start_controllers(&config);
-    running.start_scheduler();
+    if config.controllers {
+        running.start_controllers(&config);
+        running.start_scheduler();
+    }
     Ok(running)
 }
 

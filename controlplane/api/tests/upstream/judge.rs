@@ -96,10 +96,10 @@ pub fn ours(question: &Question<'_>) -> Verdict {
     let errors = match question.op {
         "decode" => Vec::new(),
         "create" => {
-            prepare_create(resource, &mut doc, SystemFields { uid: UID, now: NOW });
+            warnings = prepare_create(resource, &mut doc, SystemFields { uid: UID, now: NOW });
             let errors = validate_create(resource, &doc);
             if errors.is_empty() {
-                warnings = warn::on_create(resource, &doc);
+                warnings.append(&mut warn::on_create(resource, &doc));
             }
             errors
         }
@@ -184,10 +184,9 @@ pub fn comparable(verdict: Verdict) -> Verdict {
         }
         Answer::Error(text) => Answer::Error(text),
     };
-    Verdict {
-        answer,
-        warnings: verdict.warnings,
-    }
+    let mut warnings = verdict.warnings;
+    warnings.sort();
+    Verdict { answer, warnings }
 }
 
 fn cause(cause: &Value) -> String {

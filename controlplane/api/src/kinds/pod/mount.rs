@@ -26,7 +26,6 @@ pub(super) fn mounts(
 ) {
     let path = at.child("volumeMounts");
     let devices = container.list_of("volumeDevices");
-    let last = |d: &Value<'_>| last_of(devices, d, "devicePath");
     let mut places: HashSet<&str> = HashSet::new();
     for (i, mount) in container.list_of("volumeMounts").iter().enumerate() {
         let at = path.index(i);
@@ -46,7 +45,7 @@ pub(super) fn mounts(
         if devices.iter().any(|d| text(d, "name") == name) {
             errors.invalid(&at.child("name"), name, "must not already exist in volumeDevices");
         }
-        if devices.iter().any(|d| last(d) == target) {
+        if devices.iter().any(|d| last_of(devices, d, "devicePath") == target) {
             let detail = "must not already exist as a path in volumeDevices";
             errors.invalid(&at.child("mountPath"), target, detail);
         }

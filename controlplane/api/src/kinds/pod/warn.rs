@@ -153,7 +153,7 @@ fn node_term(term: &Value<'_>, check_values: bool, path: &str, out: &mut Vec<Str
 fn volumes(spec: &Value<'_>, at: &str, out: &mut Vec<String>) {
     for (i, volume) in spec.list_of("volumes").iter().enumerate() {
         let path = format!("{at}spec.volumes[{i}]");
-        let mut deprecated = |table: &[(&str, &str)], out: &mut Vec<String>| {
+        let deprecated = |table: &[(&str, &str)], out: &mut Vec<String>| {
             for (kind, text) in table.iter().filter(|(kind, _)| volume.get(kind).is_some()) {
                 out.push(format!("{path}.{kind}: {text}"));
             }
