@@ -5,7 +5,8 @@
 //	cd tests/oracle && go run . facts > ../../controlplane/api/facts/facts.json
 //
 // "oracle serve" answers questions, one JSON object per line, by running upstream's decoding, defaulting,
-// strategies and validation; see package ask.
+// strategies and validation; see package ask. "oracle random SEED COUNT" makes up chains of writes and
+// answers them with upstream's field manager.
 //
 // The fact file holds names, numbers, flags and policy, no documentation. Its "sha256" is the hash of the
 // file with that field empty.
@@ -18,6 +19,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"strconv"
 
 	"windlass/oracle/ask"
 	"windlass/oracle/facts"
@@ -31,8 +33,15 @@ func main() {
 		}
 		return
 	}
+	if len(os.Args) == 4 && os.Args[1] == "random" {
+		if err := random(os.Args[2], os.Args[3]); err != nil {
+			fmt.Fprintln(os.Stderr, "oracle:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	if len(os.Args) != 2 || os.Args[1] != "facts" {
-		fmt.Fprintln(os.Stderr, "usage: oracle facts > facts.json | oracle serve < questions > answers")
+		fmt.Fprintln(os.Stderr, "usage: oracle facts > facts.json | oracle serve < questions > answers | oracle random SEED COUNT > chains")
 		os.Exit(2)
 	}
 	all, err := facts.Collect()
@@ -46,6 +55,18 @@ func main() {
 		fmt.Fprintln(os.Stderr, "oracle:", err)
 		os.Exit(1)
 	}
+}
+
+func random(seed, count string) error {
+	s, err := strconv.ParseUint(seed, 10, 64)
+	if err != nil {
+		return err
+	}
+	n, err := strconv.Atoi(count)
+	if err != nil {
+		return err
+	}
+	return ask.Random(s, n, os.Stdout)
 }
 
 // encode writes one line per resource and struct, so that a diff of the checked-in file is readable.

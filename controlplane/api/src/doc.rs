@@ -381,6 +381,13 @@ impl<'a> Object<'a> {
         }
     }
 
+    /// An empty object with room for that many entries.
+    pub fn with_capacity_in(capacity: usize, arena: &'a Bump) -> Object<'a> {
+        Object {
+            entries: bumpalo::collections::Vec::with_capacity_in(capacity, arena),
+        }
+    }
+
     /// How many entries it has.
     pub fn len(&self) -> usize {
         self.entries.len()
@@ -457,6 +464,11 @@ impl<'a> Object<'a> {
     /// The entries by value, in order.
     pub fn into_entries(self) -> impl Iterator<Item = (&'a str, Value<'a>)> {
         self.entries.into_iter()
+    }
+
+    /// Orders the entries by key.
+    pub fn sort(&mut self) {
+        self.entries.sort_by_key(|(key, _)| *key);
     }
 
     /// Keeps the entries for which the function says so.

@@ -2,7 +2,7 @@
 //! default, patch, prepare and validate an object of it.
 //!
 //! The rooms, in the order data passes them: [`facts`] (the checked-in rows) → [`schema`] → [`doc`]
-//! → [`codec`] (JSON, YAML, protobuf, canonical bytes) → [`patch`] → [`default`], [`strategy`],
+//! → [`codec`] (JSON, YAML, protobuf, canonical bytes) → [`patch`] and [`mod@apply`] → [`default`], [`strategy`],
 //! [`validate`] → `kinds` (only what is particular to a kind). [`status`] is the error type of the
 //! HTTP edge; [`header`] is the index over stored bytes; [`selector`], [`quantity`] and [`time`] are
 //! values used on the way.
@@ -16,6 +16,8 @@ pub mod doc;
 
 pub mod codec;
 pub mod patch;
+
+pub mod apply;
 
 pub mod default;
 pub mod kinds;

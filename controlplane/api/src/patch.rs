@@ -169,7 +169,7 @@ fn shown<'a>(kind: PatchKind, current: &Doc<'a>, patch: &'a [u8], arena: &'a Bum
 }
 
 /// A value as Go prints it with `%+v`: maps sorted by key, no quotes.
-fn go_text(value: &Value<'_>) -> String {
+pub(crate) fn go_text(value: &Value<'_>) -> String {
     match value {
         Value::Null => "<nil>".to_owned(),
         Value::String(text) => (*text).to_owned(),

@@ -185,6 +185,8 @@ pub struct Struct {
     pub package: &'static str,
     /// The name in the OpenAPI documents, for example `io.k8s.api.core.v1.PodSpec`.
     pub openapi: &'static str,
+    /// Apply replaces its values as a whole.
+    pub atomic: bool,
     /// The fields as declared, inlined structs unexpanded: the protobuf view.
     pub declared: Vec<Field>,
     /// The fields in order with inlined structs expanded: the JSON view.
@@ -197,6 +199,11 @@ impl Struct {
     /// The field of that JSON name.
     pub fn field(&self, name: &str) -> Option<&Field> {
         self.position(name).map(|i| &self.fields[i])
+    }
+
+    /// The fields ordered by JSON name.
+    pub fn by_name(&self) -> impl ExactSizeIterator<Item = &Field> {
+        self.by_name.iter().map(|&i| &self.fields[usize::from(i)])
     }
 
     /// The index in `fields` of that JSON name.
@@ -217,6 +224,8 @@ pub(crate) struct RawStruct {
     package: &'static str,
     #[serde(rename = "o", default)]
     openapi: &'static str,
+    #[serde(rename = "a", default)]
+    atomic: bool,
     #[serde(rename = "f", default)]
     fields: Vec<RawField>,
 }
@@ -262,6 +271,7 @@ pub(crate) fn link(raw: Vec<RawStruct>) -> Vec<Struct> {
                 name: s.name,
                 package: s.package,
                 openapi: s.openapi,
+                atomic: s.atomic,
                 declared: declared[i].clone(),
                 fields,
                 by_name,

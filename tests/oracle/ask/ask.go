@@ -27,7 +27,7 @@ import (
 
 // Question is one line of input.
 type Question struct {
-	// Op is "decode" (decode, default, encode), "create", "update" or "patch".
+	// Op is "decode" (decode, default, encode), "create", "update", "patch" or "managed".
 	Op string `json:"op"`
 	// Object is the object a client sends.
 	Object json.RawMessage `json:"object"`
@@ -38,6 +38,8 @@ type Question struct {
 	// Patch is applied to the object, as Kind ("json", "merge" or "strategic") says.
 	Patch json.RawMessage `json:"patch,omitempty"`
 	Kind  string          `json:"kind,omitempty"`
+	// Steps are the writes of "managed", one after the other on one object.
+	Steps []Step `json:"steps,omitempty"`
 }
 
 // Answer is one line of output: an object or a Status.
@@ -45,6 +47,7 @@ type Answer struct {
 	Object json.RawMessage `json:"object,omitempty"`
 	Status *metav1.Status  `json:"status,omitempty"`
 	Error  string          `json:"error,omitempty"`
+	Steps  []Answer        `json:"steps,omitempty"`
 }
 
 // Serve answers questions line by line.
@@ -79,6 +82,9 @@ func judge(strategies facts.StrategyMap, q Question) (answer Answer) {
 			answer = Answer{Error: fmt.Sprint("panic: ", r)}
 		}
 	}()
+	if q.Op == "managed" {
+		return managed(strategies, q.Steps)
+	}
 	if q.Op == "patch" {
 		patched, err := patch(q)
 		if err != nil {

@@ -4,6 +4,7 @@ import (
 	"strings"
 
 	"k8s.io/apiserver/pkg/registry/rest"
+	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 )
 
 // StrategyKey names an endpoint.
@@ -13,6 +14,8 @@ type StrategyKey struct{ Group, Version, Kind, Subresource string }
 type StrategyPair struct {
 	Create rest.RESTCreateStrategy
 	Update rest.RESTUpdateStrategy
+	// Resets is what the field manager of the endpoint is told to ignore.
+	Resets map[fieldpath.APIVersion]fieldpath.Filter
 }
 
 // StrategyMap finds the hooks of an endpoint.
@@ -36,8 +39,19 @@ func Strategies() (StrategyMap, error) {
 			if err != nil {
 				return nil, err
 			}
-			out[StrategyKey{gvk.Group, gvk.Version, gvk.Kind, subresource}] = StrategyPair{store.CreateStrategy, store.UpdateStrategy}
+			out[StrategyKey{gvk.Group, gvk.Version, gvk.Kind, subresource}] = StrategyPair{store.CreateStrategy, store.UpdateStrategy, filters(storage)}
 		}
 	}
 	return out, nil
+}
+
+// filters are found as the installer finds them.
+func filters(storage rest.Storage) map[fieldpath.APIVersion]fieldpath.Filter {
+	if p, ok := storage.(rest.ResetFieldsFilterStrategy); ok {
+		return p.GetResetFieldsFilter()
+	}
+	if p, ok := storage.(rest.ResetFieldsStrategy); ok {
+		return fieldpath.NewExcludeFilterSetMap(p.GetResetFields())
+	}
+	return nil
 }
