@@ -200,11 +200,18 @@ pub fn apply<'a>(
     check_kind(endpoint, applied)?;
     let updater = Updater::new(write, live);
     let mut managers = Managers::read(live.list_at(&MANAGED_FIELDS), endpoint.renamed, arena)
-        .map_err(|error| ApplyError::Internal(format!("failed to decode managed fields: {error}")))?;
+        .map_err(|error| {
+            ApplyError::Internal(format!("failed to decode managed fields: {error}"))
+        })?;
     if managers.is_empty() {
         let nothing = Doc::new(live.schema(), arena);
         managers = updater
-            .update(managers, canonical(&nothing), canonical(live), BEFORE_FIRST_APPLY)
+            .update(
+                managers,
+                canonical(&nothing),
+                canonical(live),
+                BEFORE_FIRST_APPLY,
+            )
             .map_err(|error| {
                 let what = "failed to create manager for existing fields";
                 ApplyError::Internal(format!("{what}: {error}"))
@@ -243,8 +250,8 @@ pub fn apply<'a>(
 
 /// Reads an applied object; the strings are problems that only strict validation minds.
 pub fn read<'a>(bytes: &'a [u8], arena: &'a Bump) -> Result<(Value<'a>, Vec<String>), Status> {
-    let (mut value, problems) = codec::parse_with_problems(Format::Yaml, bytes, arena)
-        .map_err(|error| {
+    let (mut value, problems) =
+        codec::parse_with_problems(Format::Yaml, bytes, arena).map_err(|error| {
             let text = format!("error encoding patch: error converting YAML to JSON: {error}");
             Status::bad_request(text)
         })?;
@@ -279,7 +286,13 @@ pub fn same_but_times(
         new_doc.list_at(&MANAGED_FIELDS),
     );
     let without_time = |entry: &Value<'_>, other: &Value<'_>| {
-        let fields = ["manager", "operation", "apiVersion", "fieldsType", "subresource"];
+        let fields = [
+            "manager",
+            "operation",
+            "apiVersion",
+            "fieldsType",
+            "subresource",
+        ];
         fields
             .iter()
             .all(|field| entry.str_of(field) == other.str_of(field))
@@ -376,7 +389,9 @@ fn check_applied<'a>(
     }
     validate::validate(shape, applied, arena).map_err(|error| {
         let what = shown(applied, endpoint);
-        ApplyError::Internal(format!("failed to create typed patch object ({what}): {error}"))
+        ApplyError::Internal(format!(
+            "failed to create typed patch object ({what}): {error}"
+        ))
     })
 }
 
@@ -386,7 +401,12 @@ fn shown(applied: &Value<'_>, endpoint: &Endpoint<'_>) -> String {
         let value = applied.at(&["metadata", field]);
         value.and_then(Value::as_str).unwrap_or_default()
     };
-    format!("{}/{}; {}", meta("namespace"), meta("name"), endpoint.kind_text())
+    format!(
+        "{}/{}; {}",
+        meta("namespace"),
+        meta("name"),
+        endpoint.kind_text()
+    )
 }
 
 /// The merged tree as a document.
@@ -417,7 +437,9 @@ fn sort_open_parts(value: &mut Value<'_>, ty: &Type) {
             }
         }
         (Type::Map(element), Value::Object(object)) => {
-            object.iter_mut().for_each(|(_, v)| sort_open_parts(v, element));
+            object
+                .iter_mut()
+                .for_each(|(_, v)| sort_open_parts(v, element));
         }
         (Type::List(element), Value::List(list)) => {
             list.iter_mut().for_each(|v| sort_open_parts(v, element));

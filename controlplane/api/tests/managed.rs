@@ -59,7 +59,11 @@ struct Answer<'a> {
 #[derive(Debug, PartialEq)]
 enum Outcome {
     Object(String),
-    Failure { code: u64, message: String, causes: Vec<String> },
+    Failure {
+        code: u64,
+        message: String,
+        causes: Vec<String>,
+    },
 }
 
 fn upstreams(answer: &Answer<'_>) -> Outcome {
@@ -103,7 +107,13 @@ fn resource_of(text: &str) -> Option<&'static Resource> {
 
 fn document<'a>(resource: &'static Resource, text: &str, arena: &'a Bump) -> Doc<'a> {
     let bytes = arena.alloc_str(text).as_bytes();
-    let decoded = decode(Format::Json, bytes, &resource.schema, FieldValidation::Warn, arena);
+    let decoded = decode(
+        Format::Json,
+        bytes,
+        &resource.schema,
+        FieldValidation::Warn,
+        arena,
+    );
     let (mut doc, _) = decoded.unwrap();
     api::default::default(resource, &mut doc);
     doc
@@ -146,13 +156,25 @@ fn write(resource: &'static Resource, live: &str, step: &Step<'_>, now: &str) ->
 fn comparable(outcome: Outcome) -> Outcome {
     match outcome {
         Outcome::Object(text) => Outcome::Object(text),
-        Outcome::Failure { code, message, causes } => {
+        Outcome::Failure {
+            code,
+            message,
+            causes,
+        } => {
             let mut lines: Vec<&str> = message.lines().collect();
             lines.sort_unstable();
             // Go's conversion says the same with the names of its functions around it.
             let converts = message.contains("to proper version");
-            let message = if converts { message[..30].to_owned() } else { lines.join("\n") };
-            Outcome::Failure { code, message, causes }
+            let message = if converts {
+                message[..30].to_owned()
+            } else {
+                lines.join("\n")
+            };
+            Outcome::Failure {
+                code,
+                message,
+                causes,
+            }
         }
     }
 }
@@ -189,7 +211,11 @@ fn check<'a>(cases: impl Iterator<Item = (Chain<'a>, Vec<Answer<'a>>)>) {
         }
     }
     wrong.iter().for_each(|text| println!("{text}"));
-    assert!(wrong.is_empty(), "{} of {steps} steps differ from upstream's", wrong.len());
+    assert!(
+        wrong.is_empty(),
+        "{} of {steps} steps differ from upstream's",
+        wrong.len()
+    );
 }
 
 #[test]

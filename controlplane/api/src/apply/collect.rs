@@ -32,11 +32,7 @@ fn below<'a>(
     }
 }
 
-fn fields<'a>(
-    shape: Shape<'a>,
-    object: &Object<'a>,
-    arena: &'a Bump,
-) -> Result<Set<'a>, String> {
+fn fields<'a>(shape: Shape<'a>, object: &Object<'a>, arena: &'a Bump) -> Result<Set<'a>, String> {
     let entries = shape.entries(object, Form::Plain, arena);
     let mut nodes = Builder::new_in(arena, entries.len());
     for entry in entries {

@@ -135,9 +135,8 @@ impl<'a> Walker<'a> {
                 self.fields(&left_entries, &right_entries)?
             }
             Kind::List => {
-                let none = |side: Maybe<'_, 'a>| {
-                    side.and_then(Value::as_list).is_none_or(<[_]>::is_empty)
-                };
+                let none =
+                    |side: Maybe<'_, 'a>| side.and_then(Value::as_list).is_none_or(<[_]>::is_empty);
                 if none(left) && none(right) {
                     return Ok(self.leaf(shape, left, right));
                 }
@@ -178,11 +177,7 @@ impl<'a> Walker<'a> {
         }
     }
 
-    fn fields(
-        &self,
-        left: &[Entry<'_, 'a>],
-        right: &[Entry<'_, 'a>],
-    ) -> Result<Found<'a>, String> {
+    fn fields(&self, left: &[Entry<'_, 'a>], right: &[Entry<'_, 'a>]) -> Result<Found<'a>, String> {
         let mut level = Level::new_in(self.arena);
         for pair in zip(left, right) {
             let found = self.value(pair.shape()?, pair.left_value(), pair.right_value())?;

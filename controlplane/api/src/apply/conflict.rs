@@ -56,7 +56,10 @@ impl<'a> Conflicts<'a> {
             });
         }
         let message = match &causes[..] {
-            [one] => format!("Apply failed with 1 conflict: {}: {}", one.message, one.field),
+            [one] => format!(
+                "Apply failed with 1 conflict: {}: {}",
+                one.message, one.field
+            ),
             many => format!(
                 "Apply failed with {} conflicts: {}",
                 many.len(),

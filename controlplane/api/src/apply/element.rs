@@ -287,7 +287,10 @@ mod tests {
         }
         for text in ["", "f", "fa", "k:1", "k:{", "v:", "v:1 2", "i:x"] {
             assert!(
-                matches!(Element::parse(text, &arena), Err(ElementError::Malformed(_))),
+                matches!(
+                    Element::parse(text, &arena),
+                    Err(ElementError::Malformed(_))
+                ),
                 "{text}"
             );
         }

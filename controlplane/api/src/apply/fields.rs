@@ -51,8 +51,7 @@ pub fn write<'a>(set: Set<'a>, arena: &'a Bump) -> Value<'a> {
 
 fn write_level<'a>(set: Set<'a>, member: bool, arena: &'a Bump) -> Value<'a> {
     let with_self = member && !set.is_empty();
-    let mut object =
-        Object::with_capacity_in(set.nodes().len() + usize::from(with_self), arena);
+    let mut object = Object::with_capacity_in(set.nodes().len() + usize::from(with_self), arena);
     if with_self {
         object.push(SELF, Value::Object(Object::new_in(arena)));
     }
@@ -83,10 +82,16 @@ mod tests {
         let table = [
             ("{}", "{}"),
             (r#"{"f:b":{},"f:a":{}}"#, r#"{"f:a":{},"f:b":{}}"#),
-            (r#"{"f:a":{"f:b":{},".":{}}}"#, r#"{"f:a":{".":{},"f:b":{}}}"#),
+            (
+                r#"{"f:a":{"f:b":{},".":{}}}"#,
+                r#"{"f:a":{".":{},"f:b":{}}}"#,
+            ),
             (r#"{"f:a":null}"#, r#"{"f:a":{}}"#),
             (r#"{"f:a":{"x:b":{}}}"#, r#"{"f:a":{}}"#),
-            (r#"{"f:a":{},"f:a2":{"f:c":{}}}"#, r#"{"f:a":{},"f:a2":{"f:c":{}}}"#),
+            (
+                r#"{"f:a":{},"f:a2":{"f:c":{}}}"#,
+                r#"{"f:a":{},"f:a2":{"f:c":{}}}"#,
+            ),
             (
                 r#"{"k:{\"port\":80,\"name\":\"a\"}":{"f:x":{}},"v:1":{}}"#,
                 r#"{"k:{\"name\":\"a\",\"port\":80}":{"f:x":{}},"v:1":{}}"#,
@@ -99,7 +104,13 @@ mod tests {
 
     #[test]
     fn what_is_no_set_is_refused() {
-        for text in ["1", r#"{"f:a":1}"#, r#"{"a":{}}"#, r#"{"i:x":{}}"#, r#"{"k:{":{}}"#] {
+        for text in [
+            "1",
+            r#"{"f:a":1}"#,
+            r#"{"a":{}}"#,
+            r#"{"i:x":{}}"#,
+            r#"{"k:{":{}}"#,
+        ] {
             assert!(rewritten(text).is_err(), "{text}");
         }
     }

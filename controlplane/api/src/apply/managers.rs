@@ -223,20 +223,31 @@ fn read_entry<'a>(
         }
     }
     let set = match entry.get("fieldsV1") {
-        Some(value) => fields::read(value, arena)
-            .map_err(|error| format!("error decoding versioned set: error decoding set: {error}"))?,
+        Some(value) => fields::read(value, arena).map_err(|error| {
+            format!("error decoding versioned set: error decoding set: {error}")
+        })?,
         None => Set::EMPTY,
     };
     Ok(Manager {
         identity: Identity {
             name: text("manager"),
             operation,
-            version: if operation == Operation::Update { version } else { "" },
+            version: if operation == Operation::Update {
+                version
+            } else {
+                ""
+            },
             subresource: text("subresource"),
         },
         version,
         time: entry.str_of("time"),
-        set: rename(set, version, renamed, |(ours, theirs)| (*theirs, *ours), arena),
+        set: rename(
+            set,
+            version,
+            renamed,
+            |(ours, theirs)| (*theirs, *ours),
+            arena,
+        ),
     })
 }
 

@@ -67,11 +67,7 @@ impl<'a> Merger<'a> {
         }
     }
 
-    fn entries<'v>(
-        &self,
-        shape: Shape<'a>,
-        value: Maybe<'v, 'a>,
-    ) -> ArenaVec<'v, Entry<'v, 'a>>
+    fn entries<'v>(&self, shape: Shape<'a>, value: Maybe<'v, 'a>) -> ArenaVec<'v, Entry<'v, 'a>>
     where
         'a: 'v,
     {

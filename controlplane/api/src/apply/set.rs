@@ -66,7 +66,10 @@ impl<'a> Set<'a> {
 
     /// The node of an element.
     pub fn get(&self, element: &Element<'_>) -> Option<&'a Node<'a>> {
-        let at = self.0.binary_search_by(|node| node.element.cmp(element)).ok()?;
+        let at = self
+            .0
+            .binary_search_by(|node| node.element.cmp(element))
+            .ok()?;
         Some(&self.0[at])
     }
 
@@ -301,7 +304,10 @@ impl<'a> Builder<'a> {
 
     /// The set; the last of several nodes of one element wins what is below, any makes it a member.
     pub(super) fn finish(mut self, arena: &'a Bump) -> Set<'a> {
-        let ordered = self.0.windows(2).all(|pair| pair[0].element < pair[1].element);
+        let ordered = self
+            .0
+            .windows(2)
+            .all(|pair| pair[0].element < pair[1].element);
         if !ordered {
             self.0.sort_by(|a, b| a.element.cmp(&b.element));
             let mut out: ArenaVec<'a, Node<'a>> = ArenaVec::with_capacity_in(self.0.len(), arena);

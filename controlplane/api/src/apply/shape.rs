@@ -286,9 +286,7 @@ fn name_in_set<'a>(item: &Value<'a>, arena: &'a Bump) -> Result<Element<'a>, Str
         Value::Object(_) => {
             Err("associative list without keys has an element that's a map type".to_owned())
         }
-        Value::List(_) => {
-            Err("not supported: associative list with lists as elements".to_owned())
-        }
+        Value::List(_) => Err("not supported: associative list with lists as elements".to_owned()),
         Value::Null => {
             Err("associative list without keys has an element that's an explicit null".to_owned())
         }

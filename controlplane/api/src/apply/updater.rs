@@ -156,7 +156,11 @@ impl<'a> Updater<'_, 'a> {
         if !set.is_empty() {
             managers.put(Manager {
                 set,
-                time: if changed { Some(self.now) } else { manager.time },
+                time: if changed {
+                    Some(self.now)
+                } else {
+                    manager.time
+                },
                 ..manager
             });
         }
