@@ -334,3 +334,40 @@ async fn what_can_never_be_accepted_is_refused_at_once() {
         );
     }
 }
+
+/// A snapshot may cover all that is on the disk: the segment behind it was made for batches that were
+/// acknowledged before they were written. Nothing says then that the store was closed.
+#[tokio::test]
+async fn a_crash_behind_a_snapshot_is_no_clean_stop_and_no_revision_comes_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = small(&dir);
+    config.snapshot_bytes = 1;
+    config.flush_every = Duration::from_secs(3600);
+    let segment_bytes = config.segment_bytes;
+    let (opened, _) = open_with(config);
+    let large = |key: &'static str| Batch::new().put(key, vec![b'v'; 3000], Expect::Any);
+    assert_eq!(opened.log.propose(large("a")).await, Ok(2));
+    // Does not fit behind the first, so it starts a segment, and stays unwritten.
+    assert_eq!(opened.log.propose(large("b").relaxed()).await, Ok(3));
+    opened.log.compact(3);
+    let snapshot_made = async {
+        while opened.log.status().file_bytes >= 2 * segment_bytes {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), snapshot_made)
+        .await
+        .unwrap();
+
+    let crashed = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(dir.path()).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), crashed.path().join(entry.file_name())).unwrap();
+    }
+    let (again, replayed) = open(&crashed);
+    assert_eq!(state(&replayed).len(), 1, "only what was synced");
+    assert!(again.revision > 3, "3 was given out before the crash");
+    assert_eq!(again.gap, Some((2, again.revision)));
+    let next = again.log.propose(put("c", "1")).await.unwrap();
+    assert!(next > again.revision);
+}
