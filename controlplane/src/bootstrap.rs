@@ -16,8 +16,12 @@ const NAMESPACE: &str = "kube-system";
 /// Creates or corrects the objects.
 pub async fn run(client: &Client, token: &Token, config: &Config) -> kube::Result<()> {
     use k8s_openapi::api::core::v1::{Secret, Service};
-    ensure::<Secret>(client, token_secret(token)).await?;
-    ensure::<Service>(client, dns_service(&config.cluster_dns)).await
+    // Together, so that they share a sync.
+    futures::try_join!(
+        ensure::<Secret>(client, token_secret(token)),
+        ensure::<Service>(client, dns_service(&config.cluster_dns)),
+    )?;
+    Ok(())
 }
 
 async fn ensure<K>(client: &Client, object: Value) -> kube::Result<()>

@@ -34,8 +34,8 @@ pub struct Running {
     shutdown: CancellationToken,
 }
 
-/// Opens the store, serves the API and starts controllers and scheduler; the API answers when this
-/// returns. `shutdown` stops it.
+/// Opens the store, serves the API, creates what every cluster has, and starts controllers and
+/// scheduler; the API is ready when this returns. `shutdown` stops it.
 pub async fn start(config: Config, shutdown: CancellationToken) -> anyhow::Result<Running> {
     files::private_dir(&config.data_dir)?;
     let pki = Pki::open(&config.data_dir.join("pki"))?;
@@ -48,9 +48,9 @@ pub async fn start(config: Config, shutdown: CancellationToken) -> anyhow::Resul
         .await
         .with_context(|| format!("listen on {}: choose another --secure-port", config.listen))?;
     let address = listener.local_addr()?;
-    let server = ApiServer::new(options(&config, &pki, address)?)
-        .await
-        .context("start the API")?;
+    let server = ApiServer::open(options(&config, &pki, address)?).context("start the API")?;
+    // Until it is finished the server answers, but is not ready.
+    let prepared = server.hooks().begin("windlass/prepare-cluster");
     let tls = server_tls(&pki, &serving_identity(&config, &pki)?)?;
     let url = url(config.advertise, address.port());
     let mut running = Running {
@@ -71,10 +71,17 @@ pub async fn start(config: Config, shutdown: CancellationToken) -> anyhow::Resul
         Ok(())
     });
     tracing::info!(%address, "the API answers");
+    running
+        .server
+        .bootstrap()
+        .await
+        .context("create what every cluster has")?;
     bootstrap::run(&running.admin(), &token, &config)
         .await
         .context("prepare the cluster")?;
     write_kubeconfigs(&config, &running)?;
+    prepared.finished();
+    tracing::info!("the API is ready");
     running.start_controllers(&config);
     running.start_scheduler();
     Ok(running)

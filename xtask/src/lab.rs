@@ -24,6 +24,7 @@ mod links;
 pub mod node;
 mod process;
 pub mod proxy;
+pub mod ready;
 pub mod shared;
 mod up;
 

@@ -13,7 +13,6 @@ mod jwt;
 mod service_account;
 mod x509;
 
-mod aggregate;
 mod node;
 mod rbac;
 
@@ -21,6 +20,7 @@ mod certificates;
 mod escalation;
 mod restriction;
 
+mod reconcile;
 mod review;
 mod seed;
 
@@ -42,6 +42,7 @@ use rule::PolicyRule;
 use service_account::Accounts;
 use x509::ClientCertificates;
 
+pub use reconcile::Reconciled;
 pub use seed::{Seed, seeds};
 
 /// Paths open to everybody, with what is below them.

@@ -16,6 +16,7 @@ mod body;
 mod call;
 mod chain;
 mod clock;
+pub mod health;
 mod negotiate;
 
 pub mod auth;

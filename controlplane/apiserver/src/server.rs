@@ -30,6 +30,7 @@ use crate::{
     bootstrap,
     cache::Cache,
     chain,
+    health::Hooks,
     identity::{PeerAddr, PeerCertificates},
     options::Options,
     storage::{self, Storage},
@@ -74,13 +75,21 @@ struct Inner {
     auth: Auth,
     kubelets: Kubelets,
     in_flight: Arc<Semaphore>,
+    hooks: Hooks,
 }
 
 // === impl ApiServer ===
 
 impl ApiServer {
-    /// Recovers the store, creates what every cluster has, and is ready. Needs a tokio runtime.
+    /// [`ApiServer::open`] and [`ApiServer::bootstrap`].
     pub async fn new(options: Options) -> Result<Self, StartError> {
+        let server = Self::open(options)?;
+        server.bootstrap().await?;
+        Ok(server)
+    }
+
+    /// Recovers the store; requests are answered from now on. Needs a tokio runtime.
+    pub fn open(options: Options) -> Result<Self, StartError> {
         let storage = Storage::open(&options.data_dir, options.history)?;
         let auth = Auth::new(options.auth.clone(), storage.cache())?;
         let kubelets = Kubelets::new(&options.kubelet)?;
@@ -91,12 +100,19 @@ impl ApiServer {
             auth,
             kubelets,
             in_flight,
+            hooks: Hooks::default(),
         };
-        let server = Self {
+        Ok(Self {
             inner: Arc::new(inner),
-        };
-        bootstrap::run(&server).await?;
-        Ok(server)
+        })
+    }
+
+    /// Creates what every cluster has; the server is not ready before.
+    pub async fn bootstrap(&self) -> Result<(), StartError> {
+        let hook = self.hooks().begin("bootstrap");
+        bootstrap::run(self).await?;
+        hook.finished();
+        Ok(())
     }
 
     pub fn options(&self) -> &Options {
@@ -113,6 +129,11 @@ impl ApiServer {
 
     pub fn auth(&self) -> &Auth {
         &self.inner.auth
+    }
+
+    /// What the server's readiness waits for.
+    pub fn hooks(&self) -> &Hooks {
+        &self.inner.hooks
     }
 
     pub(crate) fn in_flight(&self) -> &Arc<Semaphore> {

@@ -44,14 +44,6 @@ pub fn connect_inside(netns: &Path, to: SocketAddr) -> Result<TcpStream> {
     TcpStream::connect_timeout(&to, CONNECT).with_context(|| to.to_string())
 }
 
-/// Whether something accepts connections inside a network namespace.
-pub fn answers(netns: &Path, to: SocketAddr) -> bool {
-    let netns = netns.to_owned();
-    thread::spawn(move || connect_inside(&netns, to).is_ok())
-        .join()
-        .unwrap_or(false)
-}
-
 fn relay(client: TcpStream, netns: &Path, to: SocketAddr) -> Result<()> {
     let server = connect_inside(netns, to)?;
     client.set_nodelay(true)?;

@@ -15,7 +15,7 @@ use anyhow::{Context, Result, bail};
 
 use super::process::Process;
 use super::{
-    Lab, OUTSIDE, Place, Spec, cgroups, containerd, links, node, node_ip, node_ip6, nodes, proxy,
+    Lab, OUTSIDE, Place, Spec, cgroups, containerd, links, node, node_ip, node_ip6, nodes, ready,
 };
 use crate::progress::{self, Progress};
 use crate::workspace;
@@ -235,11 +235,11 @@ fn server(lab: &Lab, spec: &Spec, port: u16, progress: &Progress) -> Result<()> 
     let netns = PathBuf::from(format!("/run/netns/{}", lab.netns(Place::Node(1))));
     let to = SocketAddr::from(([127, 0, 0, 1], API_PORT));
     let (token, admin) = (data.join("join-token"), data.join("admin.kubeconfig"));
-    progress::wait("the API server answers", STEP, || {
-        Ok(token.exists() && admin.exists() && proxy::answers(&netns, to))
+    progress::wait("the API server is ready", STEP, || {
+        Ok(ready::is_ready(&netns, to, &data))
     })
     .with_context(|| tail(&lab.log(1, "windlass")))?;
-    progress.mark("API server answers");
+    progress.mark("API server is ready");
     fs::write(
         lab.kubeconfig(),
         redirect(&fs::read_to_string(admin)?, port),

@@ -9,7 +9,6 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 
-use super::aggregate::ClusterRoles;
 use super::lenient;
 use super::rule::PolicyRule;
 use crate::attributes::Attributes;
@@ -55,8 +54,7 @@ type BySubject = HashMap<SubjectKey, Vec<Bound>>;
 /// The index.
 #[derive(Debug, Default)]
 pub struct RbacIndex {
-    cluster_roles: ClusterRoles,
-    /// Rules of Roles by namespace and name.
+    /// Rules of roles by namespace (`""` for ClusterRoles) and name.
     roles: HashMap<String, HashMap<String, Arc<Vec<PolicyRule>>>>,
     /// Bindings by namespace (`""` for ClusterRoleBindings) and subject.
     bindings: HashMap<String, BySubject>,
@@ -103,10 +101,6 @@ impl RbacIndex {
     /// Sets or (without bytes) removes a role. Stored objects are valid; one that is not grants
     /// nothing.
     fn set_role(&mut self, namespace: &str, name: &str, bytes: Option<&[u8]>) {
-        if namespace.is_empty() {
-            let role = bytes.map(|bytes| lenient::from_slice(bytes).unwrap_or_default());
-            return self.cluster_roles.set(name, role);
-        }
         let roles = self.roles.entry(namespace.to_owned()).or_default();
         match bytes {
             Some(bytes) => {
@@ -190,11 +184,12 @@ impl RbacIndex {
     /// The rules a role reference stands for, as seen from a namespace; none if there is no such
     /// role.
     pub fn referenced(&self, role: &RoleRef, namespace: &str) -> Option<&Arc<Vec<PolicyRule>>> {
-        if role.kind == "ClusterRole" {
-            self.cluster_roles.rules(&role.name)
+        let scope = if role.kind == "ClusterRole" {
+            ""
         } else {
-            self.roles.get(namespace)?.get(&role.name)
-        }
+            namespace
+        };
+        self.roles.get(scope)?.get(&role.name)
     }
 
     fn rules_of(&self, role: &RoleRef, namespace: &str) -> &[PolicyRule] {

@@ -2,8 +2,8 @@
 //! let machines join, and the role of the agents' network half.
 //!
 //! Ports of `pkg/registry/rbac/rest/storage_rbac.go` (what is ensured at start) and
-//! `cmd/kubeadm/app/phases/bootstraptoken/node/tlsbootstrap.go` (joining). Produces objects; creating
-//! those that are missing is the business of `bootstrap`.
+//! `cmd/kubeadm/app/phases/bootstraptoken/node/tlsbootstrap.go` (joining). Produces objects; writing
+//! them is the business of `bootstrap`.
 
 use std::collections::BTreeMap;
 
@@ -12,6 +12,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::bootstrap_token::GROUP_BOOTSTRAPPERS;
+use super::reconcile::{self, Reconciled};
 use super::rule::PolicyRule;
 
 const GROUP: &str = "rbac.authorization.k8s.io";
@@ -21,15 +22,18 @@ const NET: &str = "windlass:net";
 const APPROVER: &str = "windlass:approve-node-certificates";
 
 /// An object that must exist, in a namespace (`""`: cluster-scoped).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Seed {
     pub group: &'static str,
     pub version: &'static str,
     pub resource: &'static str,
     pub namespace: String,
     pub name: String,
-    /// Complete JSON with kind and apiVersion.
-    pub json: Vec<u8>,
+    /// Complete JSON with kind and apiVersion. Aggregated roles come with the rules they collect, so
+    /// that they grant them from the first request on.
+    pub json: Value,
+    /// What it needs when it exists: (existing, expected).
+    pub reconcile: fn(&Value, &Value) -> Reconciled,
 }
 
 /// Everything, roles before the bindings that name them.
@@ -105,27 +109,40 @@ fn seed(kind: &str, resource: &'static str, mut object: Value) -> Seed {
         resource,
         namespace: text("namespace"),
         name: text("name"),
-        json: object.to_string().into_bytes(),
+        reconcile: if resource.ends_with("bindings") {
+            reconcile::binding
+        } else {
+            reconcile::role
+        },
+        json: object,
     }
 }
 
-/// The rules of every role one of the selectors matches, each once.
+/// A role as aggregation sees it.
+struct Known {
+    name: String,
+    labels: BTreeMap<String, String>,
+    rules: Vec<PolicyRule>,
+}
+
+/// The rules of every other role that a selector matches, each once, in the order the controller
+/// writes them (`controllers::aggregation`), so that it finds nothing to do.
 fn aggregate(
+    name: &str,
     selectors: &[BTreeMap<String, String>],
-    roles: &[(BTreeMap<String, String>, Vec<PolicyRule>)],
+    known: &[Known],
 ) -> Vec<PolicyRule> {
     let mut rules: Vec<PolicyRule> = Vec::new();
-    for (labels, own) in roles {
-        let matches = |selector: &BTreeMap<String, String>| {
-            selector
-                .iter()
-                .all(|(key, value)| labels.get(key) == Some(value))
+    for selector in selectors {
+        let matches = |role: &&Known| {
+            role.name != name
+                && selector
+                    .iter()
+                    .all(|(key, value)| role.labels.get(key) == Some(value))
         };
-        if selectors.iter().any(matches) {
-            for rule in own {
-                if !rules.contains(rule) {
-                    rules.push(rule.clone());
-                }
+        for rule in known.iter().filter(matches).flat_map(|role| &role.rules) {
+            if !rules.contains(rule) {
+                rules.push(rule.clone());
             }
         }
     }
@@ -138,14 +155,17 @@ fn fill_aggregated(roles: &mut [Value]) {
     type Labels = BTreeMap<String, String>;
     let labels_of =
         |value: &Value| -> Labels { serde_json::from_value(value.clone()).unwrap_or_default() };
+    let name_of = |role: &Value| role["metadata"]["name"].as_str().unwrap_or("").to_owned();
     loop {
-        let known: Vec<(Labels, Vec<PolicyRule>)> = roles
+        let mut known: Vec<Known> = roles
             .iter()
-            .map(|role| {
-                let rules = serde_json::from_value(role["rules"].clone()).unwrap_or_default();
-                (labels_of(&role["metadata"]["labels"]), rules)
+            .map(|role| Known {
+                name: name_of(role),
+                labels: labels_of(&role["metadata"]["labels"]),
+                rules: serde_json::from_value(role["rules"].clone()).unwrap_or_default(),
             })
             .collect();
+        known.sort_by(|a, b| a.name.cmp(&b.name));
         let mut changed = false;
         for role in roles.iter_mut() {
             let Some(selectors) = role["aggregationRule"]["clusterRoleSelectors"].as_array() else {
@@ -155,7 +175,7 @@ fn fill_aggregated(roles: &mut [Value]) {
                 .iter()
                 .map(|selector| labels_of(&selector["matchLabels"]))
                 .collect();
-            let rules = json!(aggregate(&selectors, &known));
+            let rules = json!(aggregate(&name_of(role), &selectors, &known));
             changed |= role["rules"] != rules;
             role["rules"] = rules;
         }
@@ -175,6 +195,12 @@ fn net_role() -> Value {
             {"apiGroups": ["networking.k8s.io"], "resources": ["networkpolicies"], "verbs": read},
             {"apiGroups": ["", "events.k8s.io"], "resources": ["events"], "verbs": ["create", "patch"]},
             {"apiGroups": [""], "resources": ["nodes/status"], "verbs": ["patch"]},
+            // It renews its own certificate.
+            {
+                "apiGroups": ["certificates.k8s.io"],
+                "resources": ["certificatesigningrequests"],
+                "verbs": ["create", "get", "list", "watch"],
+            },
         ],
     })
 }
@@ -273,7 +299,7 @@ mod tests {
         ];
         fill_aggregated(&mut roles);
         assert_eq!(roles[1]["rules"], json!([rule("update")]));
-        assert_eq!(roles[0]["rules"], json!([rule("update"), rule("delete")]));
+        assert_eq!(roles[0]["rules"], json!([rule("delete"), rule("update")]));
     }
 
     #[test]
