@@ -18,6 +18,10 @@ mod deletion;
 mod deployments;
 #[path = "cluster/nodes.rs"]
 mod nodes;
+#[path = "cluster/quotas.rs"]
+mod quotas;
+#[path = "cluster/roles.rs"]
+mod roles;
 #[path = "cluster/services.rs"]
 mod services;
 

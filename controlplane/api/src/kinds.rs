@@ -6,6 +6,7 @@ use crate::strategy::Part;
 use crate::validate::path::Errors;
 
 pub(crate) mod certificate;
+pub(crate) mod class;
 pub(crate) mod config;
 pub(crate) mod defaults;
 pub(crate) mod endpoints;
@@ -13,6 +14,8 @@ pub(crate) mod namespace;
 pub(crate) mod network_policy;
 pub(crate) mod node;
 pub(crate) mod pod;
+pub(crate) mod policy;
+pub(crate) mod quota;
 pub(crate) mod rbac;
 pub(crate) mod service;
 pub(crate) mod workload;
@@ -37,12 +40,19 @@ fn validate_always(resource: &Resource, doc: &Doc<'_>, errors: &mut Errors) {
         ("", "ConfigMap") => config::config_map(doc, errors),
         ("", "Secret") => config::secret(doc, errors),
         ("" | "events.k8s.io", "Event") => config::event(doc, errors),
+        ("", "LimitRange") => quota::limit_range(doc, errors),
+        ("", "PodTemplate") => workload::validate::pod_template(doc, errors),
+        ("", "ReplicationController") => workload::validate::replication_controller(doc, errors),
+        ("", "ResourceQuota") => quota::resource_quota(doc, errors),
         ("", "Service") => service::validate::validate(doc, errors),
         ("apps", "Deployment") => workload::validate::deployment(doc, errors),
         ("apps", "ReplicaSet") => workload::validate::replica_set(doc, errors),
         ("apps", "DaemonSet") => workload::validate::daemon_set(doc, errors),
         ("coordination.k8s.io", "Lease") => config::lease(doc, errors),
         ("networking.k8s.io", "NetworkPolicy") => network_policy::validate(doc, errors),
+        ("node.k8s.io", "RuntimeClass") => class::runtime(doc, errors),
+        ("policy", "PodDisruptionBudget") => policy::budget(doc, errors),
+        ("scheduling.k8s.io", "PriorityClass") => class::priority(doc, errors),
         ("rbac.authorization.k8s.io", "Role") => rbac::role(doc, true, errors),
         ("rbac.authorization.k8s.io", "ClusterRole") => rbac::role(doc, false, errors),
         ("rbac.authorization.k8s.io", "RoleBinding") => rbac::binding(doc, true, errors),
@@ -73,10 +83,13 @@ pub(crate) fn validate_update(
         ("", "Node", _) => node::update(new, old, errors),
         ("", "Namespace", "status") => namespace::status(new, errors),
         ("", "Namespace", "finalize") => namespace::finalizers(new, true, errors),
+        ("", "ResourceQuota", "status") => quota::resource_quota_status(new, errors),
         ("", "Service", "") => service::validate::update(new, old, errors),
         ("", "Endpoints", _) => endpoints::endpoints(new, Some(old), errors),
         ("discovery.k8s.io", "EndpointSlice", _) => endpoints::slice(new, Some(old), errors),
-        ("apps", "Deployment" | "ReplicaSet", "status") => {
+        ("policy", "PodDisruptionBudget", "status") => policy::budget_status(new, errors),
+        ("apps", "Deployment" | "ReplicaSet", "status")
+        | ("", "ReplicationController", "status") => {
             workload::validate::replica_status(new, old, errors);
         }
         ("apps", "DaemonSet", "status") => workload::validate::daemon_set_status(new, errors),
@@ -87,6 +100,7 @@ pub(crate) fn validate_update(
         ("certificates.k8s.io", "CertificateSigningRequest", part) => {
             certificate::update(new, old, part, errors);
         }
+        ("scheduling.k8s.io", "PriorityClass", _) => class::update_priority(new, old, errors),
         (_, _, "") => {
             validate_always(resource, new, errors);
             validate_changes(resource, new, old, errors);
@@ -99,6 +113,8 @@ pub(crate) fn validate_update(
 fn validate_changes(resource: &Resource, new: &Doc<'_>, old: &Doc<'_>, errors: &mut Errors) {
     match (resource.group, resource.kind) {
         ("", "ConfigMap") => config::keep_immutable(new, old, &["data", "binaryData"], errors),
+        ("", "ResourceQuota") => quota::update_resource_quota(new, old, errors),
+        ("node.k8s.io", "RuntimeClass") => class::update_runtime(new, old, errors),
         ("", "Secret") => {
             config::fixed_type(new, old, errors);
             config::keep_immutable(new, old, &["data"], errors);

@@ -23,7 +23,10 @@ pub mod strategy;
 pub mod validate;
 
 pub mod header;
+pub mod limit_range;
 pub mod quantity;
+pub mod quota;
+pub mod resources;
 pub mod selector;
 pub mod status;
 pub mod time;

@@ -92,6 +92,51 @@ impl Quantity {
         }
     }
 
+    /// A whole number in decimal notation.
+    pub fn of(number: i64) -> Quantity {
+        Quantity {
+            nanos: i128::from(number) * NANOS,
+            form: Form::Decimal,
+        }
+    }
+
+    /// The sum, in the notation of the first unless that is zero.
+    pub fn plus(self, other: Quantity) -> Quantity {
+        let form = if self.nanos == 0 {
+            other.form
+        } else {
+            self.form
+        };
+        Quantity {
+            nanos: self.nanos.saturating_add(other.nanos),
+            form,
+        }
+    }
+
+    /// The difference, in the notation of the first unless that is zero.
+    pub fn minus(self, other: Quantity) -> Quantity {
+        self.plus(Quantity {
+            nanos: -other.nanos,
+            form: other.form,
+        })
+    }
+
+    /// So many times the quantity.
+    pub fn times(self, number: i64) -> Quantity {
+        Quantity {
+            nanos: self.nanos.saturating_mul(i128::from(number)),
+            form: self.form,
+        }
+    }
+
+    /// The quantity rounded up to a whole number.
+    pub fn rounded_up(self) -> Quantity {
+        Quantity {
+            nanos: ceil_div(self.nanos, NANOS).saturating_mul(NANOS),
+            form: self.form,
+        }
+    }
+
     /// Whether it is a whole number.
     pub fn is_integer(&self) -> bool {
         self.nanos % NANOS == 0
@@ -364,6 +409,15 @@ mod tests {
         assert_eq!(Quantity::parse("abc").unwrap_err(), QuantityError::Format);
         assert_eq!(Quantity::parse("1Kb").unwrap_err(), QuantityError::Format);
         assert_eq!(Quantity::parse("1mm").unwrap_err(), QuantityError::Suffix);
+    }
+
+    #[test]
+    fn sums_keep_the_notation_of_the_first() {
+        let q = |text| Quantity::parse(text).unwrap();
+        assert_eq!(q("1Gi").plus(q("512Mi")).to_string(), "1536Mi");
+        assert_eq!(q("0").plus(q("1Gi")).to_string(), "1Gi");
+        assert_eq!(q("1").minus(q("250m")).to_string(), "750m");
+        assert_eq!(q("1500m").rounded_up().to_string(), "2");
     }
 
     #[test]

@@ -18,13 +18,17 @@ pub(crate) mod path;
 use path::Errors;
 
 /// Kinds with validation of their own, as (group, kind). Others have the metadata rules only.
-pub const COVERED: [(&str, &str); 22] = [
+pub const COVERED: [(&str, &str); 29] = [
     ("", "ConfigMap"),
     ("", "Endpoints"),
     ("", "Event"),
+    ("", "LimitRange"),
     ("", "Namespace"),
     ("", "Node"),
     ("", "Pod"),
+    ("", "PodTemplate"),
+    ("", "ReplicationController"),
+    ("", "ResourceQuota"),
     ("", "Secret"),
     ("", "Service"),
     ("", "ServiceAccount"),
@@ -37,10 +41,13 @@ pub const COVERED: [(&str, &str); 22] = [
     ("discovery.k8s.io", "EndpointSlice"),
     ("events.k8s.io", "Event"),
     ("networking.k8s.io", "NetworkPolicy"),
+    ("node.k8s.io", "RuntimeClass"),
+    ("policy", "PodDisruptionBudget"),
     ("rbac.authorization.k8s.io", "ClusterRole"),
     ("rbac.authorization.k8s.io", "ClusterRoleBinding"),
     ("rbac.authorization.k8s.io", "Role"),
     ("rbac.authorization.k8s.io", "RoleBinding"),
+    ("scheduling.k8s.io", "PriorityClass"),
 ];
 
 /// Validates a new object.

@@ -4,8 +4,12 @@
 //! `pkg/kubeapiserver/options/plugins.go`.
 
 mod certificate;
+mod limits;
 mod namespace;
 mod pod;
+mod priority;
+mod quota;
+mod runtime_class;
 
 use api::{Doc, Resource, Status};
 
@@ -20,6 +24,17 @@ pub struct Admission<'c> {
     pub warnings: Vec<String>,
     /// A condition of the write: the namespace is still the one that was looked at.
     pub guard: Option<Write>,
+}
+
+/// What is about to be stored.
+#[derive(Clone, Copy)]
+pub struct Written<'w> {
+    /// `""` for the object's own endpoint.
+    pub subresource: &'w str,
+    pub namespace: &'w str,
+    pub name: &'w str,
+    /// Canonical JSON.
+    pub bytes: &'w [u8],
 }
 
 // === impl Admission ===
@@ -54,8 +69,17 @@ impl<'c> Admission<'c> {
         Ok(())
     }
 
+    /// Plugins that look at the final bytes, quotas last; the writes that belong to them.
+    pub fn admit_written(&self, written: &Written<'_>) -> Result<Vec<Write>, Status> {
+        limits::check(self, written)?;
+        quota::charge(self, written)
+    }
+
     /// Plugins that only look.
     pub fn validate(&mut self, doc: &Doc<'_>) -> Result<(), Status> {
+        if self.is("scheduling.k8s.io", "priorityclasses") {
+            priority::check_class(self, doc)?;
+        }
         let old = self.old.map(|(object, _)| object.bytes.as_ref());
         self.call
             .server

@@ -15,7 +15,8 @@ use bumpalo::Bump;
 use bytes::Bytes;
 
 use crate::{
-    admission, allocate,
+    admission::{self, Written},
+    allocate,
     attributes::Attributes,
     cache::{Key, Object},
     call::Call,
@@ -26,8 +27,9 @@ use crate::{
     subresource,
 };
 
-/// Attempts before a writer is told to come back.
-const MAX_ATTEMPTS: usize = 32;
+/// Attempts before a writer is told to come back. Creations in a namespace with a quota meet at the
+/// quota: of N at the same time one wins each round, and a controller creates 64 at a time.
+const MAX_ATTEMPTS: usize = 128;
 /// Names tried for `generateName`.
 const MAX_NAMES: usize = 8;
 /// Longest base of a generated name (63 less the suffix; upstream: maxGeneratedNameLength).
@@ -193,8 +195,15 @@ fn prepare_create(call: &Call, body: &Encoded) -> Result<Prepared, Status> {
     }
     admission.validate(&doc)?;
     warnings.append(&mut admission.warnings);
-    let key: Key = format!("{}/{}", doc.namespace(), doc.name()).into();
+    let (namespace, name) = (doc.namespace(), doc.name());
+    let key: Key = format!("{namespace}/{name}").into();
     let bytes = stored_bytes(&mut doc)?;
+    extra.extend(admission.admit_written(&Written {
+        subresource: "",
+        namespace,
+        name,
+        bytes: &bytes,
+    })?);
     Ok(Prepared {
         key,
         bytes,
@@ -225,7 +234,7 @@ fn evaluate(
         api::default::default(row, &mut doc);
     }
     let part = subresource::part(subresource);
-    let extra = match part {
+    let mut extra = match part {
         Some(Part::Main) => allocate::on_write(call, row, &mut doc, Some(&old_doc))?,
         Some(Part::Subresource(_)) | None => Vec::new(),
     };
@@ -246,11 +255,16 @@ fn evaluate(
     if bytes == old.bytes && !gone {
         return Ok((Step::Same, warnings));
     }
-    let extra = if gone {
-        allocate::on_delete(call, row, &old_doc)
+    if gone {
+        extra = allocate::on_delete(call, row, &old_doc);
     } else {
-        extra
-    };
+        extra.extend(admission.admit_written(&Written {
+            subresource,
+            namespace: old.namespace(),
+            name: old.name(),
+            bytes: &bytes,
+        })?);
+    }
     let prepared = Prepared {
         key: old.key.clone(),
         bytes,

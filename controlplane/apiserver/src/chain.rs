@@ -10,7 +10,7 @@ use std::panic::AssertUnwindSafe;
 
 use api::{Facts, Status};
 use futures::FutureExt;
-use http::{Response, StatusCode, header, request::Parts};
+use http::{Response, header, request::Parts};
 
 use crate::{
     ApiServer,
@@ -19,9 +19,9 @@ use crate::{
     body::{self, Body, LazyBody},
     call::Call,
     catalog::ResourceId,
-    clock, discovery,
+    clock, discovery, health,
     identity::UserInfo,
-    negotiate::Output,
+    negotiate::{self, Form, Output},
     openapi, rest,
 };
 
@@ -137,6 +137,10 @@ async fn resource(
         .get(header::ACCEPT)
         .and_then(|v| v.to_str().ok());
     let output = Output::of_accept(accept)?;
+    if !resource.stored && resource.plural != "componentstatuses" && output.form != Form::Object {
+        // Reviews have neither metadata nor rows.
+        return Err(Status::not_acceptable(&negotiate::SUPPORTED));
+    }
     let body = body.read().await?;
     let id = ResourceId::of(resource).filter(|_| resource.stored);
     let mut attributes = attributes;
@@ -166,32 +170,17 @@ fn other(
     parts: &Parts,
 ) -> Result<Response<Body>, Status> {
     let path = attributes.path.trim_end_matches('/');
-    match path {
-        "/healthz" | "/livez" | "/readyz" => return Ok(health(server)),
-        "/version" => return Ok(body::json(200, version())),
-        _ if path.starts_with("/healthz/")
-            || path.starts_with("/livez/")
-            || path.starts_with("/readyz/") =>
-        {
-            return Ok(health(server));
-        }
-        _ => {}
+    if let Some(response) = health::respond(server, attributes) {
+        return Ok(response);
+    }
+    if path == "/version" {
+        return Ok(body::json(200, version()));
     }
     discovery::respond(path, &parts.headers)
         .or_else(|| server.auth().openid(path))
         .or_else(|| openapi::respond(path, &attributes.query, &parts.headers))
         .map(|response| response.map(body::full))
         .ok_or_else(Status::page_not_found)
-}
-
-fn health(server: &ApiServer) -> Response<Body> {
-    match server.storage().log().status().read_only {
-        None => body::text(StatusCode::OK, "ok"),
-        Some(reason) => {
-            let text = format!("store is read-only: {reason}");
-            body::text(StatusCode::INTERNAL_SERVER_ERROR, text)
-        }
-    }
 }
 
 fn version() -> Vec<u8> {

@@ -29,7 +29,8 @@ pub struct Output {
     pub form: Form,
 }
 
-const SUPPORTED: [&str; 2] = ["application/json", "application/yaml"];
+/// What answers can be.
+pub const SUPPORTED: [&str; 2] = ["application/json", "application/yaml"];
 
 impl Output {
     /// The first acceptable clause. An absent header accepts JSON.

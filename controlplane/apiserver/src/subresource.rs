@@ -148,12 +148,19 @@ fn set_scheduled(doc: &mut Doc<'_>, now: &str) {
     ] {
         condition.set_copied(key, Value::string_in(value, arena));
     }
+    put_condition(doc, condition);
+}
+
+/// Replaces the condition of the same type.
+fn put_condition<'a>(doc: &mut Doc<'a>, condition: api::Object<'a>) {
+    let arena = doc.arena();
     let condition = Value::Object(condition);
+    let type_ = condition.str_of("type");
     if let Some(list) = doc
         .get_mut(&["status", "conditions"])
         .and_then(Value::as_list_mut)
     {
-        list.retain(|c| c.str_of("type") != Some("PodScheduled"));
+        list.retain(|c| c.str_of("type") != type_);
         list.push(condition);
         return;
     }
@@ -185,7 +192,7 @@ fn body_schema(call: &Call) -> Result<&'static api::Type, Status> {
 pub fn part(subresource: &str) -> Option<Part<'_>> {
     match subresource {
         "" | "scale" => Some(Part::Main),
-        "binding" => None,
+        "binding" | "eviction" => None,
         name => Some(Part::Subresource(name)),
     }
 }

@@ -4,7 +4,7 @@
 //! recreate.go, progress.go, util/deployment_util.go). Each plan does the next step only: the
 //! view takes in its writes and the plan is made again, until nothing is left to do.
 
-mod replicas;
+pub mod replicas;
 mod revision;
 mod rollout;
 mod status;

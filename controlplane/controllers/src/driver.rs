@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::object::Key;
 use crate::plan::{Controller, Cx};
-use crate::view::{Change, Delivery, World};
+use crate::view::{Change, Delivery, Removed, World};
 use apply::{Observation, Outcome};
 use queue::Queue;
 
@@ -88,7 +88,12 @@ impl Driver {
     }
 
     /// Runs until `shutdown`.
-    pub async fn run(mut self, feeds: Client, shutdown: CancellationToken) {
+    pub async fn run(
+        mut self,
+        feeds: Client,
+        mut removals: Receiver<Removed>,
+        shutdown: CancellationToken,
+    ) {
         let (sender, mut deliveries) = mpsc::channel(FEED_CAPACITY);
         let mut background = feed::spawn_all(&feeds, &sender);
         drop(sender);
@@ -106,6 +111,7 @@ impl Driver {
                     Some(delivery) => self.take_in(delivery, &mut deliveries),
                     None => break,
                 },
+                Some(removed) = removals.recv() => self.react(&[Change::Removed(removed)]),
                 Some(done) = self.tasks.join_next(), if !self.tasks.is_empty() => {
                     match done {
                         Ok(done) => self.finish(done),

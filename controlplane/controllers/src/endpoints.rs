@@ -87,7 +87,10 @@ fn sync(world: &World, service: &Service, current: Option<&Arc<Endpoints>>) -> O
         json!({"apiVersion": "v1", "kind": "Endpoints", "metadata": metadata, "subsets": subsets});
     let key = Key::of(&service.metadata);
     let verb = if current.is_some() {
-        Verb::Replace { body }
+        Verb::Replace {
+            subresource: None,
+            body,
+        }
     } else {
         Verb::Create { body }
     };

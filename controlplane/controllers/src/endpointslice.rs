@@ -221,7 +221,10 @@ fn write(service: &Service, family: &str, slice: Slice<'_>) -> Option<Write> {
     Some(Write {
         resource: &EndpointSlice::RESOURCE,
         key: Key::of(&old.metadata),
-        verb: Verb::Replace { body },
+        verb: Verb::Replace {
+            subresource: None,
+            body,
+        },
         notes: None,
     })
 }

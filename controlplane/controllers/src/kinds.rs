@@ -8,6 +8,8 @@ pub mod apps;
 pub mod certificates;
 pub mod core;
 pub mod discovery;
+pub mod policy;
+pub mod rbac;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::de::DeserializeOwned;
@@ -18,6 +20,8 @@ pub use apps::*;
 pub use certificates::*;
 pub use core::*;
 pub use discovery::*;
+pub use policy::*;
+pub use rbac::*;
 
 /// A kind the shared view holds.
 pub trait Projection:

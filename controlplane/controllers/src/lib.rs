@@ -16,15 +16,18 @@ mod template;
 mod view;
 mod write;
 
+mod aggregation;
 mod certificates;
 mod daemonset;
 mod deployment;
+mod disruption;
 mod endpoints;
 mod endpointslice;
 mod garbage;
 mod namespace;
 mod node;
 mod podgc;
+mod quota;
 mod replicaset;
 mod rootca;
 mod serviceaccount;
@@ -45,6 +48,9 @@ use plan::Controller;
 
 /// The identity the shared watches run under; its upstream role may list and watch everything.
 pub const FEED_IDENTITY: &str = "kube-controller-manager";
+
+/// Removals the garbage collector has seen and the driver has not; beyond it they are summed up.
+const MAX_REMOVALS: usize = 256;
 
 /// What the controllers get from the composition root.
 #[derive(Clone)]
@@ -68,8 +74,10 @@ pub async fn run(context: Context, shutdown: CancellationToken) -> Result<(), Si
     let signer = certificates::sign::Signer::new(&context.ca_cert_pem, &context.ca_key_pem)?;
     let client_for = &*context.client_for;
     let driver = driver::Driver::new(controllers(&context), Arc::new(signer), client_for);
-    let garbage = garbage::run(client_for(garbage::NAME), shutdown.clone());
-    futures::join!(driver.run(client_for(FEED_IDENTITY), shutdown), garbage);
+    let (sender, removals) = tokio::sync::mpsc::channel(MAX_REMOVALS);
+    let garbage = garbage::run(client_for(garbage::NAME), sender, shutdown.clone());
+    let driver = driver.run(client_for(FEED_IDENTITY), removals, shutdown);
+    futures::join!(driver, garbage);
     Ok(())
 }
 
@@ -77,10 +85,12 @@ fn controllers(context: &Context) -> Vec<Box<dyn Controller>> {
     let root_ca_pem = context.root_ca_pem.clone();
     let pools = context.cluster_cidrs.clone();
     vec![
+        Box::new(aggregation::ClusterRoleAggregation),
         Box::new(certificates::approve::Approver),
         Box::new(certificates::sign::Signing),
         Box::<daemonset::DaemonSetController>::default(),
         Box::new(deployment::DeploymentController),
+        Box::new(disruption::DisruptionController),
         Box::new(endpoints::EndpointsController),
         Box::new(endpointslice::EndpointSliceController),
         Box::new(namespace::NamespaceController),
@@ -90,7 +100,9 @@ fn controllers(context: &Context) -> Vec<Box<dyn Controller>> {
         )),
         Box::<node::lifecycle::NodeLifecycle>::default(),
         Box::<podgc::PodGc>::default(),
-        Box::new(replicaset::ReplicaSetController),
+        Box::new(quota::QuotaController),
+        Box::<replicaset::ReplicaController<kinds::ReplicaSet>>::default(),
+        Box::<replicaset::ReplicaController<kinds::ReplicationController>>::default(),
         Box::new(rootca::RootCaPublisher { root_ca_pem }),
         Box::new(serviceaccount::ServiceAccountController),
     ]

@@ -57,6 +57,8 @@ pub enum Pace {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Job {
     PurgeNamespace(Purge),
+    /// Count what the objects a ResourceQuota is about use.
+    Recount(Key),
     Sign(Sign),
 }
 

@@ -1,49 +1,121 @@
-//! ReplicaSet: as many active pods as asked for.
+//! ReplicaSet and ReplicationController: as many active pods as asked for.
 //!
 //! Mechanism of pkg/controller/replicaset/replica_set.go and replica_set_utils.go: claim, then
 //! create in a slow start or delete by rank, then status. Expectations are not needed: the view
-//! holds our own writes.
+//! holds our own writes. A ReplicationController is the same with another selector, as in
+//! pkg/controller/replication/conversion.go.
 
 mod rank;
 
+use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
 
 use crate::claim::{claim, matches, selector};
-use crate::kinds::{Condition, Pod, Projection, ReplicaSet, ReplicaSetStatus, condition};
+use crate::kinds::{
+    Condition, Pod, Projection, ReplicaSet, ReplicaSetSpec, ReplicaSetStatus,
+    ReplicationController, condition,
+};
 use crate::object::{Key, MetaExt, time};
 use crate::plan::{Controller, Cx, Pace, Plan};
 use crate::template;
-use crate::view::{Change, World};
+use crate::view::store::Indexed;
+use crate::view::{Change, Delta, Store, World};
 use crate::write::{Notes, Write};
 
 /// Pods created or deleted in one go (upstream's BurstReplicas).
 const BURST: usize = 500;
 
-#[derive(Debug, Default)]
-pub struct ReplicaSetController;
+/// A kind that keeps a number of pods.
+pub trait Replicated: Projection + Indexed {
+    /// Identity of its controller.
+    const IDENTITY: &'static str;
+    /// Its status says how many pods are terminating.
+    const COUNTS_TERMINATING: bool;
 
-impl Controller for ReplicaSetController {
+    fn spec(&self) -> &ReplicaSetSpec;
+    fn status(&self) -> &ReplicaSetStatus;
+    fn store(world: &World) -> &Store<Self>;
+    fn delta(change: &Change) -> Option<&Delta<Self>>;
+}
+
+impl Replicated for ReplicaSet {
+    const IDENTITY: &'static str = "replicaset-controller";
+    const COUNTS_TERMINATING: bool = true;
+
+    fn spec(&self) -> &ReplicaSetSpec {
+        &self.spec
+    }
+
+    fn status(&self) -> &ReplicaSetStatus {
+        &self.status
+    }
+
+    fn store(world: &World) -> &Store<Self> {
+        &world.replicasets
+    }
+
+    fn delta(change: &Change) -> Option<&Delta<Self>> {
+        match change {
+            Change::ReplicaSet(delta) => Some(delta),
+            _ => None,
+        }
+    }
+}
+
+impl Replicated for ReplicationController {
+    const IDENTITY: &'static str = "replication-controller";
+    const COUNTS_TERMINATING: bool = false;
+
+    fn spec(&self) -> &ReplicaSetSpec {
+        &self.spec
+    }
+
+    fn status(&self) -> &ReplicaSetStatus {
+        &self.status
+    }
+
+    fn store(world: &World) -> &Store<Self> {
+        &world.replicationcontrollers
+    }
+
+    fn delta(change: &Change) -> Option<&Delta<Self>> {
+        match change {
+            Change::ReplicationController(delta) => Some(delta),
+            _ => None,
+        }
+    }
+}
+
+/// The controller of one such kind.
+#[derive(Debug)]
+pub struct ReplicaController<K>(PhantomData<fn() -> K>);
+
+impl<K> Default for ReplicaController<K> {
+    fn default() -> Self {
+        Self(PhantomData)
+    }
+}
+
+impl<K: Replicated> Controller for ReplicaController<K> {
     fn name(&self) -> &'static str {
-        "replicaset-controller"
+        K::IDENTITY
     }
 
     fn react(&mut self, world: &World, change: &Change, keys: &mut Vec<Key>) {
-        match change {
-            Change::ReplicaSet(delta) => keys.push(delta.key()),
-            Change::Pod(delta) => {
-                for pod in delta.both() {
-                    react_to_pod(world, pod, keys);
-                }
+        if let Some(delta) = K::delta(change) {
+            keys.push(delta.key());
+        } else if let Change::Pod(delta) = change {
+            for pod in delta.both() {
+                react_to_pod::<K>(world, pod, keys);
             }
-            _ => {}
         }
     }
 
     fn plan(&mut self, world: &World, key: &Key, cx: &Cx<'_>) -> Plan {
-        let Some(set) = world.replicasets.get(key) else {
+        let Some(set) = K::store(world).get(key) else {
             return Plan::nothing();
         };
         plan(world, set, cx)
@@ -51,33 +123,29 @@ impl Controller for ReplicaSetController {
 }
 
 /// The set that controls the pod, or every set that could adopt it.
-fn react_to_pod(world: &World, pod: &Pod, keys: &mut Vec<Key>) {
+fn react_to_pod<K: Replicated>(world: &World, pod: &Pod, keys: &mut Vec<Key>) {
     let namespace = pod.metadata.namespace.as_deref().unwrap_or("");
     match pod.metadata.controller() {
-        Some(owner) if owner.kind == "ReplicaSet" => keys.push(Key::new(namespace, &owner.name)),
+        Some(owner) if owner.kind == K::RESOURCE.kind => {
+            keys.push(Key::new(namespace, &owner.name));
+        }
         Some(_) => {}
         None => {
-            for set in world.replicasets.in_namespace(namespace) {
-                if selector(&set.spec.selector).is_some_and(|s| matches(&s, &pod.metadata)) {
-                    keys.push(Key::of(&set.metadata));
+            for set in K::store(world).in_namespace(namespace) {
+                if selector(&set.spec().selector).is_some_and(|s| matches(&s, &pod.metadata)) {
+                    keys.push(Key::of(set.metadata()));
                 }
             }
         }
     }
 }
 
-fn plan(world: &World, set: &Arc<ReplicaSet>, cx: &Cx<'_>) -> Plan {
-    let Some(selector) = selector(&set.spec.selector) else {
+fn plan<K: Replicated>(world: &World, set: &Arc<K>, cx: &Cx<'_>) -> Plan {
+    let Some(selector) = selector(&set.spec().selector) else {
         return Plan::nothing();
     };
-    let meta = &set.metadata;
-    let claim = claim(
-        &world.pods,
-        &Pod::RESOURCE,
-        &selector,
-        &ReplicaSet::RESOURCE,
-        meta,
-    );
+    let meta = set.metadata();
+    let claim = claim(&world.pods, &Pod::RESOURCE, &selector, &K::RESOURCE, meta);
     let active: Vec<&Arc<Pod>> = claim.owned.iter().filter(|pod| pod.is_active()).collect();
     let terminating = claim
         .owned
@@ -89,39 +157,40 @@ fn plan(world: &World, set: &Arc<ReplicaSet>, cx: &Cx<'_>) -> Plan {
         ..Plan::default()
     };
     let adopting = !plan.writes.is_empty();
-    let wanted = usize::try_from(set.spec.replicas.unwrap_or(1)).unwrap_or(0);
+    let wanted = usize::try_from(set.spec().replicas.unwrap_or(1)).unwrap_or(0);
     if !meta.is_deleting() && !adopting {
-        manage(world, set, &active, wanted, &mut plan);
+        manage(world, &**set, &active, wanted, &mut plan);
     }
     let diff = active.len() as i64 - wanted as i64;
-    let status = status(set, &active, terminating, diff, cx);
-    if status != set.status {
+    let status = status(&**set, &active, terminating, diff, cx);
+    if status != *set.status() {
         let version = meta.resource_version();
         let value = serde_json::to_value(&status).expect("a status is plain data");
-        plan.status = Some(Write::status(
-            &ReplicaSet::RESOURCE,
-            Key::of(meta),
-            version,
-            value,
-        ));
+        plan.status = Some(Write::status(&K::RESOURCE, Key::of(meta), version, value));
     }
-    if let Some(delay) = next_available(&active, set.spec.min_ready_seconds, cx.now) {
+    if let Some(delay) = next_available(&active, set.spec().min_ready_seconds, cx.now) {
         plan.requeue(delay);
     }
     plan
 }
 
 /// Mechanism of `manageReplicas`.
-fn manage(world: &World, set: &ReplicaSet, active: &[&Arc<Pod>], wanted: usize, plan: &mut Plan) {
-    let namespace = set.metadata.namespace.as_deref().unwrap_or("");
+fn manage<K: Replicated>(
+    world: &World,
+    set: &K,
+    active: &[&Arc<Pod>],
+    wanted: usize,
+    plan: &mut Plan,
+) {
+    let namespace = set.metadata().namespace.as_deref().unwrap_or("");
     let notes = |done: (&'static str, &str), failed: (&'static str, &str)| Notes {
-        regarding: kube::Resource::object_ref(set, &()),
+        regarding: set.object_ref(&()),
         done: Some((done.0, done.1.to_owned())),
         failed: Some((failed.0, failed.1.to_owned())),
     };
     plan.pace = Pace::SlowStart;
     if active.len() < wanted {
-        let body = template::pod(&set.spec.template, set);
+        let body = template::pod(&set.spec().template, set);
         let notes = notes(
             ("SuccessfulCreate", "Created pod: {name}"),
             ("FailedCreate", "Error creating: {error}"),
@@ -143,14 +212,14 @@ fn manage(world: &World, set: &ReplicaSet, active: &[&Arc<Pod>], wanted: usize, 
     }
 }
 
-fn status(
-    set: &ReplicaSet,
+fn status<K: Replicated>(
+    set: &K,
     active: &[&Arc<Pod>],
     terminating: usize,
     diff: i64,
     cx: &Cx<'_>,
 ) -> ReplicaSetStatus {
-    let template_labels = &set.spec.template["metadata"]["labels"];
+    let template_labels = &set.spec().template["metadata"]["labels"];
     let fully_labelled = |pod: &Pod| {
         let labels = template_labels.as_object();
         labels.is_none_or(|l| l.iter().all(|(k, v)| pod.metadata.label(k) == v.as_str()))
@@ -158,15 +227,16 @@ fn status(
     let count = |test: &dyn Fn(&Pod) -> bool| {
         i32::try_from(active.iter().filter(|pod| test(pod)).count()).unwrap_or(i32::MAX)
     };
-    let min_ready = set.spec.min_ready_seconds;
+    let min_ready = set.spec().min_ready_seconds;
     ReplicaSetStatus {
         replicas: count(&|_| true),
         fully_labeled_replicas: count(&fully_labelled),
         ready_replicas: count(&Pod::is_ready),
         available_replicas: count(&|pod| pod.is_available(min_ready, cx.now)),
-        terminating_replicas: Some(i32::try_from(terminating).unwrap_or(i32::MAX)),
-        observed_generation: set.metadata.generation,
-        conditions: conditions(&set.status.conditions, diff, cx),
+        terminating_replicas: K::COUNTS_TERMINATING
+            .then(|| i32::try_from(terminating).unwrap_or(i32::MAX)),
+        observed_generation: set.metadata().generation,
+        conditions: conditions(&set.status().conditions, diff, cx),
     }
 }
 

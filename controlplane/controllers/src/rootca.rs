@@ -62,6 +62,7 @@ impl Controller for RootCaPublisher {
                 let metadata =
                     serde_json::to_value(&current.metadata).expect("metadata is plain data");
                 let verb = Verb::Replace {
+                    subresource: None,
                     body: body(metadata),
                 };
                 Plan::write(Write {

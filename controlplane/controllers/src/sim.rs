@@ -193,7 +193,7 @@ impl Sim {
                 self.create_at(resource, body);
             }
             (_, None) => {}
-            (Verb::Replace { body }, Some(old)) => self.update(resource, &key, &old, body),
+            (Verb::Replace { body, .. }, Some(old)) => self.update(resource, &key, &old, body),
             (
                 Verb::Edit {
                     resource_version,

@@ -47,6 +47,15 @@ impl<K: Projection> Delta<K> {
     }
 }
 
+/// Objects of a kind, which may be one that the view does not hold, are gone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Removed {
+    pub group: String,
+    pub plural: String,
+    /// None: in any namespace.
+    pub namespace: Option<Arc<str>>,
+}
+
 macro_rules! world {
     ($($kind:ident $field:ident),* $(,)?) => {
         /// Everything the controllers know about the cluster.
@@ -71,6 +80,7 @@ macro_rules! world {
         #[derive(Clone, Debug)]
         pub enum Change {
             $($kind(Delta<$kind>),)*
+            Removed(Removed),
         }
 
         impl World {
@@ -132,4 +142,8 @@ world! {
     ServiceAccount accounts,
     ConfigMap configmaps,
     CertificateSigningRequest requests,
+    ClusterRole clusterroles,
+    ReplicationController replicationcontrollers,
+    ResourceQuota quotas,
+    PodDisruptionBudget budgets,
 }

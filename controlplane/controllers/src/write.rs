@@ -35,8 +35,9 @@ pub enum Verb {
     Create {
         body: Value,
     },
-    /// PUT of a whole object the controller owns alone.
+    /// PUT of a whole object the controller owns alone, or has just read.
     Replace {
+        subresource: Option<&'static str>,
         body: Value,
     },
     /// Read, edit, PUT: nothing the controller does not know is lost. With a resource version
@@ -239,7 +240,9 @@ pub async fn apply(client: &Client, write: &Write) -> Result<Written, WriteError
             let collection = resource.collection(&key.namespace);
             send(client, Method::POST, &collection, JSON, body).await
         }
-        Verb::Replace { body } => send(client, Method::PUT, &object(None), JSON, body).await,
+        Verb::Replace { subresource, body } => {
+            send(client, Method::PUT, &object(*subresource), JSON, body).await
+        }
         Verb::Edit {
             subresource,
             resource_version,

@@ -1,11 +1,12 @@
-//! What admission does to pods: ServiceAccount (account, pull secrets, token volume), Priority and
-//! DefaultTolerationSeconds.
+//! What admission does to pods: LimitRanger, ServiceAccount (account, pull secrets, token volume),
+//! Priority, DefaultTolerationSeconds and RuntimeClass, in this order.
 //!
-//! Ports of `plugin/pkg/admission/{serviceaccount,priority,defaulttolerationseconds}/admission.go`.
+//! Ports of `plugin/pkg/admission/{serviceaccount,defaulttolerationseconds}/admission.go`; the others
+//! have files of their own.
 
 use api::{Doc, Object as DocObject, Status, Value};
 
-use super::Admission;
+use super::{Admission, limits, priority, runtime_class};
 use crate::{cache::Object, catalog::ResourceId, clock};
 
 const TOKEN_DIR: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
@@ -14,16 +15,13 @@ const MIRROR: &str = "kubernetes.io/config.mirror";
 const TOKEN_SECONDS: i64 = 3607;
 /// Seconds a pod stays on a node that is not ready or unreachable.
 const TOLERATION_SECONDS: i64 = 300;
-const SYSTEM_PRIORITIES: [(&str, i64); 2] = [
-    ("system-cluster-critical", 2_000_000_000),
-    ("system-node-critical", 2_000_001_000),
-];
-
 pub fn mutate(admission: &Admission<'_>, doc: &mut Doc<'_>) -> Result<(), Status> {
     if admission.is_create() {
+        limits::fill_in(admission, doc)?;
         service_account(admission, doc)?;
-        priority(admission, doc)?;
+        priority::resolve(admission, doc)?;
         default_toleration_seconds(doc);
+        runtime_class::mutate(admission, doc)?;
     }
     Ok(())
 }
@@ -126,63 +124,6 @@ fn token_volume(name: &str) -> String {
     format!(
         r#"{{"name":"{name}","projected":{{"sources":[{{"serviceAccountToken":{{"expirationSeconds":{TOKEN_SECONDS},"path":"token"}}}},{{"configMap":{{"name":"kube-root-ca.crt","items":[{{"key":"ca.crt","path":"ca.crt"}}]}}}},{{"downwardAPI":{{"items":[{{"path":"namespace","fieldRef":{{"apiVersion":"v1","fieldPath":"metadata.namespace"}}}}]}}}}],"defaultMode":420}}}}"#
     )
-}
-
-fn priority(admission: &Admission<'_>, doc: &mut Doc<'_>) -> Result<(), Status> {
-    let classes = ResourceId::named("scheduling.k8s.io", "priorityclasses");
-    let cache = admission.call.server.cache();
-    let name = doc
-        .str_at(&["spec", "priorityClassName"])
-        .unwrap_or_default();
-    let number = |object: &Object| object.field("value").and_then(|v| v.parse::<i64>().ok());
-    let (value, policy) = if name.is_empty() {
-        let snapshot = cache.snapshot(classes);
-        let default = snapshot
-            .iter("")
-            .find(|c| c.field("globalDefault") == Some("true"));
-        match default {
-            Some(class) => {
-                doc.set_str(&["spec", "priorityClassName"], class.name());
-                (number(class).unwrap_or(0), preemption(class))
-            }
-            None => (0, None),
-        }
-    } else if let Some(class) = cache.get(classes, "", name) {
-        (number(&class).unwrap_or(0), preemption(&class))
-    } else if let Some((_, value)) = SYSTEM_PRIORITIES.iter().find(|(n, _)| *n == name) {
-        (*value, None)
-    } else {
-        let text = format!("no PriorityClass with name {name} was found");
-        return Err(Status::forbidden("", "pods", doc.name(), &text));
-    };
-    if doc
-        .int_at(&["spec", "priority"])
-        .is_some_and(|given| given != value)
-    {
-        let text = format!(
-            "the integer value of priority ({}) must not be provided in pod spec; priority \
-             admission controller computed {value} from the given PriorityClass name",
-            doc.int_at(&["spec", "priority"]).unwrap_or_default()
-        );
-        return Err(Status::forbidden("", "pods", doc.name(), &text));
-    }
-    doc.set_int(&["spec", "priority"], value);
-    if doc
-        .get(&["spec", "preemptionPolicy"])
-        .is_none_or(Value::is_null)
-    {
-        doc.set_str(
-            &["spec", "preemptionPolicy"],
-            policy.as_deref().unwrap_or("PreemptLowerPriority"),
-        );
-    }
-    Ok(())
-}
-
-fn preemption(class: &Object) -> Option<String> {
-    class
-        .field("preemptionPolicy")
-        .map(|raw| raw.trim_matches('"').to_owned())
 }
 
 fn default_toleration_seconds(doc: &mut Doc<'_>) {

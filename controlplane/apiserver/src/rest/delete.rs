@@ -104,6 +104,17 @@ pub async fn delete_one(
     name: &str,
     options: &DeleteOptions,
 ) -> Result<Answer, Status> {
+    delete_with(call, namespace, name, options, &|_| Ok(Vec::new())).await
+}
+
+/// [`delete_one`] with further writes in the same commit, asked for at each attempt.
+pub async fn delete_with(
+    call: &Call,
+    namespace: &str,
+    name: &str,
+    options: &DeleteOptions,
+    with: &(dyn Fn(&Object) -> Result<Vec<Write>, Status> + Sync),
+) -> Result<Answer, Status> {
     let id = call.stored()?;
     let Resource { group, plural, .. } = call.resource;
     let dry_run = call.dry_run()? || !options.dry_run.is_empty();
@@ -136,7 +147,8 @@ pub async fn delete_one(
             },
             expect: Some(old.revision),
         };
-        let writes: Vec<Write> = std::iter::once(write).chain(extra).collect();
+        let mut writes: Vec<Write> = std::iter::once(write).chain(extra).collect();
+        writes.extend(with(&old)?);
         if let Some(revision) = commit_writes(call, &writes).await? {
             return Ok(answer(call, &old, bytes, revision));
         }

@@ -1,39 +1,59 @@
 //! `pods/eviction`: a deletion that PodDisruptionBudgets may refuse.
 //!
-//! Port of pkg/registry/core/pod/storage/eviction.go; the budget's own count is left to its
-//! controller, which sees the pod go.
+//! Port of pkg/registry/core/pod/storage/eviction.go. What an eviction takes from a budget is written
+//! in the same commit as the deletion.
 
-use api::{Status, selector::LabelSelector, status::Cause};
+mod budget;
+
+use api::{Doc, Object as DocObject, Status, Value, selector::LabelSelector};
 use bumpalo::Bump;
 
 use super::body_schema;
 use crate::{
-    attempt::{decode_stored, stored_row},
+    attempt::{self, Update, decode_stored, stored_row},
     cache::Object,
     call::Call,
+    catalog::ResourceId,
     present::Answer,
     rest::{delete, write},
+    storage::{Write, WriteChange},
 };
+use budget::{Budget, Taken};
+
+const SEVERAL: &str = "This pod has more than one PodDisruptionBudget, which the eviction \
+                       subresource does not support.";
 
 pub async fn evict(call: &Call) -> Result<Answer, Status> {
     let (json, _) = write::decode_plain(call, body_schema(call)?)?;
     let eviction: serde_json::Value = serde_json::from_slice(&json).map_err(Status::internal)?;
+    let (namespace, name) = (&call.attributes.namespace, &call.attributes.name);
+    if eviction["metadata"]["name"].as_str().unwrap_or_default() != name {
+        let text = "name in URL does not match name in Eviction object";
+        return Err(Status::bad_request(text));
+    }
     let options: delete::DeleteOptions = match eviction.get("deleteOptions") {
         Some(options) if !options.is_null() => serde_json::from_value(options.clone())
             .map_err(|e| Status::bad_request(e.to_string()))?,
         _ => delete::DeleteOptions::default(),
     };
-    let (namespace, name) = (&call.attributes.namespace, &call.attributes.name);
     let pods = call.stored()?;
     let pod = call
         .server
         .cache()
         .get(pods, namespace, name)
         .ok_or_else(|| call.not_found())?;
-    if !ignores_budgets(&pod) {
-        check_budgets(call, &pod)?;
+    // Before the pod is told: an eviction that is refused leaves no trace.
+    budget_writes(call, &pod)?;
+    if !call.dry_run()? && options.dry_run.is_empty() {
+        let now = call.now_text();
+        let tell = move |doc: &mut Doc<'_>| -> Result<(), Status> {
+            set_condition(doc, &now);
+            Ok(())
+        };
+        attempt::update(call, "eviction", &Update::With(&tell)).await?;
     }
-    delete::delete_one(call, namespace, name, &options).await?;
+    let extra = |pod: &Object| budget_writes(call, pod);
+    delete::delete_with(call, namespace, name, &options, &extra).await?;
     let status =
         r#"{"kind":"Status","apiVersion":"v1","metadata":{},"status":"Success","code":201}"#;
     Ok(Answer {
@@ -43,46 +63,95 @@ pub async fn evict(call: &Call) -> Result<Answer, Status> {
     })
 }
 
-/// Finished, ending and pending pods serve nobody.
+/// Finished, ending and pending pods serve nobody (`canIgnorePDB`).
 fn ignores_budgets(pod: &Object) -> bool {
     let phase = pod.field("status.phase").unwrap_or_default();
     matches!(phase, "\"Succeeded\"" | "\"Failed\"" | "\"Pending\"") || pod.is_terminating()
 }
 
-fn check_budgets(call: &Call, pod: &Object) -> Result<(), Status> {
-    let Some(budgets) = call
-        .server
-        .cache()
-        .resource("policy", "poddisruptionbudgets")
-    else {
-        return Ok(());
-    };
-    for budget in call.server.cache().snapshot(budgets).iter(pod.namespace()) {
-        let allowed = budget.field("status.disruptionsAllowed").unwrap_or("0");
-        if selects(budget, pod)? && allowed.parse::<i64>().unwrap_or(0) <= 0 {
-            let text = "Cannot evict pod as it would violate the pod's disruption budget.";
-            let cause = Cause {
-                reason: "DisruptionBudget".into(),
-                message: format!(
-                    "The disruption budget {} allows no disruption now",
-                    budget.name()
-                ),
-                field: String::new(),
-            };
-            return Err(Status::new(429, "TooManyRequests", text).with_cause(cause));
+/// What the eviction of a pod takes from its budget.
+fn budget_writes(call: &Call, pod: &Object) -> Result<Vec<Write>, Status> {
+    if ignores_budgets(pod) {
+        return Ok(Vec::new());
+    }
+    let id = ResourceId::named("policy", "poddisruptionbudgets");
+    let snapshot = call.server.cache().snapshot(id);
+    let mut selecting = Vec::new();
+    for budget in snapshot.iter(pod.namespace()) {
+        if selects(budget, pod)? {
+            selecting.push(budget);
         }
     }
-    Ok(())
+    let object = match selecting.as_slice() {
+        [] => return Ok(Vec::new()),
+        [object] => object,
+        _ => return Err(Status::new(500, "", SEVERAL)),
+    };
+    let budget: Budget = serde_json::from_slice(&object.bytes).map_err(Status::internal)?;
+    let arena = Bump::new();
+    match budget.take(is_ready(pod, &arena)?)? {
+        Taken::Nothing => Ok(Vec::new()),
+        Taken::One { left } => Ok(vec![taken(call, id, object, pod.name(), left)?]),
+    }
+}
+
+fn is_ready(pod: &Object, arena: &Bump) -> Result<bool, Status> {
+    let doc = decode_stored(row("", "pods")?, pod, arena)?;
+    let mut conditions = doc.list_at(&["status", "conditions"]).iter();
+    let is_ready =
+        |c: &Value<'_>| c.str_of("type") == Some("Ready") && c.str_of("status") == Some("True");
+    Ok(conditions.any(is_ready))
+}
+
+/// The budget's status without one disruption, and with the pod it was for.
+fn taken(
+    call: &Call,
+    resource: ResourceId,
+    budget: &Object,
+    pod: &str,
+    left: i64,
+) -> Result<Write, Status> {
+    let arena = Bump::new();
+    let row = row("policy", "poddisruptionbudgets")?;
+    let mut doc = decode_stored(row, budget, &arena)?;
+    doc.set_int(&["status", "disruptionsAllowed"], left);
+    doc.set_str(&["status", "disruptedPods", pod], &call.now_text());
+    Ok(Write {
+        resource,
+        key: budget.key.clone(),
+        change: WriteChange::Put {
+            bytes: api::codec::canonical_stored(&mut doc).into(),
+            expires: None,
+        },
+        expect: Some(budget.revision),
+    })
 }
 
 fn selects(budget: &Object, pod: &Object) -> Result<bool, Status> {
-    let facts = api::Facts::get();
-    let Some(row) = facts.resource("policy", "v1", "poddisruptionbudgets") else {
-        return Ok(false);
-    };
     let arena = Bump::new();
-    let doc = decode_stored(stored_row(row), budget, &arena)?;
+    let doc = decode_stored(row("policy", "poddisruptionbudgets")?, budget, &arena)?;
     let selector = LabelSelector::from_value(doc.get(&["spec", "selector"]))
         .map_err(|e| Status::internal(e.to_string()))?;
     Ok(selector.matches(|key| pod.label(key)))
+}
+
+fn row(group: &str, plural: &str) -> Result<&'static api::Resource, Status> {
+    let row = api::Facts::get().resource(group, "v1", plural);
+    row.map(stored_row).ok_or_else(Status::page_not_found)
+}
+
+/// The pod learns why it goes.
+fn set_condition(doc: &mut Doc<'_>, now: &str) {
+    let arena = doc.arena();
+    let mut condition = DocObject::new_in(arena);
+    for (key, value) in [
+        ("type", "DisruptionTarget"),
+        ("status", "True"),
+        ("lastTransitionTime", now),
+        ("reason", "EvictionByEvictionAPI"),
+        ("message", "Eviction API: evicting"),
+    ] {
+        condition.set_copied(key, Value::string_in(value, arena));
+    }
+    super::put_condition(doc, condition);
 }

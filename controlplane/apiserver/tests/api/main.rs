@@ -2,7 +2,9 @@
 
 mod harness;
 
+mod limits;
 mod sockets;
+mod start;
 
 mod verbs;
 mod watches;

@@ -5,7 +5,8 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::kinds::Pod;
-use crate::replicaset::ReplicaSetController;
+use crate::kinds::ReplicaSet;
+use crate::replicaset::ReplicaController;
 use crate::sim::{Sim, condition};
 
 fn deployment(replicas: i32, surge: Value, unavailable: Value) -> Value {
@@ -27,7 +28,7 @@ fn deployment(replicas: i32, surge: Value, unavailable: Value) -> Value {
 fn sim() -> Sim {
     Sim::new(vec![
         Box::new(DeploymentController),
-        Box::new(ReplicaSetController),
+        Box::<ReplicaController<ReplicaSet>>::default(),
     ])
 }
 

@@ -154,6 +154,7 @@ pub async fn apply(client: &Client, signer: &Signer, plan: Plan) -> Outcome {
     if let Some(job) = job {
         let follow_up = match job {
             Job::PurgeNamespace(purge) => crate::namespace::content::purge(client, purge).await,
+            Job::Recount(quota) => crate::quota::recount::recount(client, quota).await,
             Job::Sign(request) => signer.sign(request),
         };
         in_order(client, &follow_up.writes, &mut outcome).await;

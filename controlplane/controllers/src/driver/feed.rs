@@ -36,7 +36,11 @@ pub fn spawn_all(client: &Client, sender: &Sender<Delivery>) -> JoinSet<()> {
         DaemonSet,
         ControllerRevision,
         ServiceAccount,
-        CertificateSigningRequest
+        CertificateSigningRequest,
+        ClusterRole,
+        ReplicationController,
+        ResourceQuota,
+        PodDisruptionBudget
     );
     let leases = Api::<Lease>::namespaced(client.clone(), NODE_LEASE_NAMESPACE);
     tasks.spawn(feed(leases, all.clone(), sender.clone()));

@@ -5,8 +5,9 @@ use http::{Method, Request};
 use kube::Client;
 use serde_json::{Value, json};
 
-use super::graph::{FOREGROUND, ORPHAN, Object, Owner, OwnerState, Uid, Verdict, Work, judge};
-use crate::discovery::Deletable;
+use super::graph::{
+    FOREGROUND, Kind, ORPHAN, Object, Owner, OwnerState, Uid, Verdict, Work, judge,
+};
 
 const METADATA: &str =
     "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json";
@@ -32,7 +33,7 @@ pub struct Acted {
 }
 
 /// Carries out one piece of work.
-pub async fn act(client: &Client, resources: &[Deletable], work: Work) -> Result<Acted, Error> {
+pub async fn act(client: &Client, resources: &[Kind], work: Work) -> Result<Acted, Error> {
     match work {
         Work::Judge {
             object,
@@ -57,7 +58,7 @@ pub async fn act(client: &Client, resources: &[Deletable], work: Work) -> Result
 
 async fn judge_live(
     client: &Client,
-    resources: &[Deletable],
+    resources: &[Kind],
     object: Object,
     mut owners: Vec<(Owner, OwnerState)>,
     has_dependents: bool,
@@ -115,12 +116,15 @@ async fn judge_live(
 
 async fn look_up(
     client: &Client,
-    resources: &[Deletable],
+    resources: &[Kind],
     dependent: &Object,
     owner: &Owner,
 ) -> Result<OwnerState, Error> {
-    let served = |r: &&Deletable| r.group == *owner.group && r.kind == *owner.kind;
-    let Some(resource) = resources.iter().find(served) else {
+    let is_owners = |kind: &&Kind| {
+        let Kind { resource, served } = kind;
+        *served && resource.group == *owner.group && resource.kind == *owner.kind
+    };
+    let Some(Kind { resource, .. }) = resources.iter().find(is_owners) else {
         return Err(Error::UnknownKind {
             group: owner.group.to_string(),
             kind: owner.kind.to_string(),
@@ -258,8 +262,8 @@ async fn send(
     }
 }
 
-fn path(resources: &[Deletable], object: &Object) -> String {
-    let resource = &resources[object.resource];
+fn path(resources: &[Kind], object: &Object) -> String {
+    let resource = &resources[object.resource].resource;
     format!(
         "{}/{}",
         resource.collection(&object.key.namespace),

@@ -123,9 +123,23 @@ pub enum OwnerState {
     Unknown,
 }
 
+/// A kind that is or was served; its place is its number and never changes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Kind {
+    pub resource: Deletable,
+    pub served: bool,
+}
+
+/// What a discovery changed.
+#[derive(Debug, PartialEq)]
+pub struct Changes {
+    pub added: Vec<(usize, Deletable)>,
+    pub removed: Vec<usize>,
+}
+
 #[derive(Debug, Default)]
 pub struct Graph {
-    pub resources: Arc<Vec<Deletable>>,
+    kinds: Arc<Vec<Kind>>,
     objects: HashMap<Uid, Object>,
     dependents: HashMap<Uid, HashSet<Uid>>,
     absent: HashSet<Uid>,
@@ -134,11 +148,39 @@ pub struct Graph {
 }
 
 impl Graph {
-    pub fn new(resources: Vec<Deletable>) -> Self {
-        Self {
-            resources: Arc::new(resources),
-            ..Self::default()
+    pub fn resources(&self) -> &Arc<Vec<Kind>> {
+        &self.kinds
+    }
+
+    /// Takes in what is served now.
+    pub fn set_resources(&mut self, served: Vec<Deletable>) -> Changes {
+        let kinds = Arc::make_mut(&mut self.kinds);
+        let mut removed = Vec::new();
+        for (number, kind) in kinds.iter_mut().enumerate() {
+            if kind.served && !served.contains(&kind.resource) {
+                kind.served = false;
+                removed.push(number);
+            }
         }
+        let mut added = Vec::new();
+        for resource in served {
+            let number = match kinds.iter().position(|kind| kind.resource == resource) {
+                Some(number) if kinds[number].served => continue,
+                Some(number) => {
+                    kinds[number].served = true;
+                    number
+                }
+                None => {
+                    kinds.push(Kind {
+                        resource: resource.clone(),
+                        served: true,
+                    });
+                    kinds.len() - 1
+                }
+            };
+            added.push((number, resource));
+        }
+        Changes { added, removed }
     }
 
     pub fn begin_listing(&mut self, resource: usize) {
@@ -369,6 +411,30 @@ mod tests {
             panic!()
         };
         assert_eq!(owners[0].1, OwnerState::Absent);
+    }
+
+    #[test]
+    fn kinds_keep_their_number_when_others_come_and_go() {
+        let kind = |plural: &str| Deletable {
+            group: "example.com".into(),
+            version: "v1".into(),
+            plural: plural.into(),
+            kind: plural.into(),
+            namespaced: true,
+            watchable: true,
+        };
+        let mut graph = Graph::default();
+        let numbers = |changes: &Changes| {
+            let added = changes.added.iter().map(|(number, _)| *number);
+            (added.collect::<Vec<_>>(), changes.removed.clone())
+        };
+        let changes = graph.set_resources(vec![kind("a"), kind("b")]);
+        assert_eq!(numbers(&changes), (vec![0, 1], vec![]));
+        let changes = graph.set_resources(vec![kind("c"), kind("b")]);
+        assert_eq!(numbers(&changes), (vec![2], vec![0]));
+        let changes = graph.set_resources(vec![kind("a"), kind("b"), kind("c")]);
+        assert_eq!(numbers(&changes), (vec![0], vec![]));
+        assert!(graph.resources().iter().all(|kind| kind.served));
     }
 
     #[test]

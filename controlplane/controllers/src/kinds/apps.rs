@@ -2,8 +2,8 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::{Value, json};
 
 use super::core::Condition;
 use super::projection;
@@ -102,6 +102,33 @@ pub struct ReplicaSetSpec {
     pub selector: LabelSelector,
     pub template: Value,
     pub min_ready_seconds: i32,
+}
+
+/// As a ReplicaSet sees it (pkg/controller/replication/conversion.go).
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct ReplicationController {
+    pub metadata: ObjectMeta,
+    #[serde(deserialize_with = "with_plain_selector")]
+    pub spec: ReplicaSetSpec,
+    pub status: ReplicaSetStatus,
+}
+projection!(
+    ReplicationController,
+    NamespaceResourceScope,
+    true,
+    "",
+    "v1",
+    "replicationcontrollers"
+);
+
+/// The selector of a ReplicationController is a map of labels.
+fn with_plain_selector<'de, D: Deserializer<'de>>(from: D) -> Result<ReplicaSetSpec, D::Error> {
+    let mut spec = Value::deserialize(from)?;
+    if let Some(selector) = spec.get_mut("selector") {
+        *selector = json!({"matchLabels": selector.take()});
+    }
+    serde_json::from_value(spec).map_err(serde::de::Error::custom)
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use api::resources::Amounts;
 use k8s_openapi::api::core::v1::{NodeAddress, Taint, Toleration};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, Time};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -273,4 +274,25 @@ projection!(
 #[serde(rename_all = "camelCase", default)]
 pub struct LeaseSpec {
     pub renew_time: Option<MicroTime>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct ResourceQuota {
+    pub metadata: ObjectMeta,
+    pub spec: ResourceQuotaSpec,
+}
+projection!(
+    ResourceQuota,
+    NamespaceResourceScope,
+    true,
+    "",
+    "v1",
+    "resourcequotas"
+);
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct ResourceQuotaSpec {
+    pub hard: Amounts,
 }

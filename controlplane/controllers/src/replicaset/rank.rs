@@ -1,4 +1,4 @@
-//! Which pods a ReplicaSet deletes first.
+//! Which pods are deleted first.
 //!
 //! Mechanism of pkg/controller/controller_utils.go `ActivePodsWithRanks`: unassigned before
 //! assigned, pending before running, not ready before ready, lower deletion cost, more siblings
@@ -10,16 +10,17 @@ use std::sync::Arc;
 
 use k8s_openapi::jiff::Timestamp;
 
-use crate::kinds::{Pod, ReplicaSet};
+use super::Replicated;
+use crate::kinds::Pod;
 use crate::object::MetaExt;
-use crate::view::World;
+use crate::view::{Store, World};
 
 const DELETION_COST: &str = "controller.kubernetes.io/pod-deletion-cost";
 
 /// The `count` pods to delete.
 pub fn to_delete<'a>(
     world: &World,
-    set: &ReplicaSet,
+    set: &impl Replicated,
     active: &[&'a Arc<Pod>],
     count: usize,
 ) -> Vec<&'a Arc<Pod>> {
@@ -43,7 +44,7 @@ pub fn to_delete<'a>(
 /// Active pods per node of all sets with the same owner (`getIndirectlyRelatedPods`).
 fn siblings_per_node<'a>(
     world: &'a World,
-    set: &ReplicaSet,
+    set: &impl Replicated,
     active: &[&'a Arc<Pod>],
 ) -> HashMap<&'a str, usize> {
     let mut counts = HashMap::new();
@@ -52,18 +53,23 @@ fn siblings_per_node<'a>(
             *counts.entry(node).or_default() += 1;
         }
     };
-    match set.metadata.controller() {
+    match set.metadata().controller() {
         Some(owner) => {
-            for sibling in world.replicasets.owned_by(&owner.uid) {
+            for sibling in store_of(set, world).owned_by(&owner.uid) {
                 world
                     .pods
-                    .owned_by(sibling.metadata.uid())
+                    .owned_by(sibling.metadata().uid())
                     .for_each(|pod| count(pod));
             }
         }
         None => active.iter().for_each(|pod| count(pod)),
     }
     counts
+}
+
+/// The store of the set's own kind.
+fn store_of<'w, K: Replicated>(_: &K, world: &'w World) -> &'w Store<K> {
+    K::store(world)
 }
 
 fn compare(a: &Pod, rank_a: usize, b: &Pod, rank_b: usize) -> Ordering {

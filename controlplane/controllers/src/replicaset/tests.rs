@@ -17,7 +17,7 @@ fn set(replicas: i32) -> Value {
 }
 
 fn sim() -> Sim {
-    Sim::new(vec![Box::new(ReplicaSetController)])
+    Sim::new(vec![Box::new(ReplicaController::<ReplicaSet>::default())])
 }
 
 /// Binds and starts a pod.
@@ -143,4 +143,35 @@ fn a_pod_becomes_available_after_min_ready_seconds() {
         sim.get::<ReplicaSet>(&key).unwrap()["status"]["availableReplicas"],
         1
     );
+}
+
+#[test]
+fn a_replication_controller_keeps_its_pods_by_its_plain_selector() {
+    let controller = ReplicaController::<ReplicationController>::default();
+    let mut sim = Sim::new(vec![Box::new(controller)]);
+    let key = sim.create::<ReplicationController>(json!({
+        "metadata": {"namespace": "ns", "name": "rc"},
+        "spec": {
+            "replicas": 2,
+            "selector": {"app": "a"},
+            "template": {"metadata": {"labels": {"app": "a"}}, "spec": {"containers": []}},
+        },
+    }));
+    sim.settle();
+    let pods = sim.all::<Pod>();
+    assert_eq!(pods.len(), 2);
+    let owner = &pods[0].1["metadata"]["ownerReferences"][0];
+    assert_eq!(
+        (&owner["kind"], &owner["apiVersion"]),
+        (&json!("ReplicationController"), &json!("v1"))
+    );
+    let status = &sim.get::<ReplicationController>(&key).unwrap()["status"];
+    assert_eq!(status["replicas"], 2);
+    assert!(status.get("terminatingReplicas").is_none());
+    // A pod that no longer matches is released and replaced.
+    sim.edit::<Pod>(&pods[0].0, |pod| {
+        pod["metadata"]["labels"]["app"] = "b".into()
+    });
+    sim.settle();
+    assert_eq!(sim.all::<Pod>().len(), 3);
 }

@@ -271,7 +271,9 @@ macro_rules! indexed {
 indexed! {
     Namespace false, Node false, Lease false, Service false, Endpoints false, EndpointSlice true,
     Deployment false, ReplicaSet true, DaemonSet false, ControllerRevision true,
-    ServiceAccount false, ConfigMap false, CertificateSigningRequest false,
+    ServiceAccount false, ConfigMap false, CertificateSigningRequest false, ClusterRole false,
+    ReplicationController false, ResourceQuota false,
+    PodDisruptionBudget false,
 }
 
 impl Indexed for crate::kinds::Pod {

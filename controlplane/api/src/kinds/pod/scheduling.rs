@@ -200,7 +200,7 @@ pub(super) fn spread(list: &[Value<'_>], path: &Path<'_>, errors: &mut Errors) {
 }
 
 /// Tolerations.
-pub(super) fn tolerations(list: &[Value<'_>], path: &Path<'_>, errors: &mut Errors) {
+pub(crate) fn tolerations(list: &[Value<'_>], path: &Path<'_>, errors: &mut Errors) {
     for (i, toleration) in list.iter().enumerate() {
         let at = path.index(i);
         let text = |field| toleration.str_of(field).unwrap_or_default();

@@ -1,8 +1,10 @@
-//! What Deployments, ReplicaSets, DaemonSets and ControllerRevisions must hold.
+//! What Deployments, ReplicaSets, DaemonSets, ControllerRevisions, ReplicationControllers and
+//! PodTemplates must hold.
 //!
-//! Port of `pkg/apis/apps/validation/validation.go`.
+//! Ports of `pkg/apis/apps/validation/validation.go` and, for the last two, of
+//! `pkg/apis/core/validation/validation.go`.
 
-use crate::doc::{Doc, Value};
+use crate::doc::{Doc, Object, Value};
 use crate::kinds::pod;
 use crate::schema::Struct;
 use crate::selector::LabelSelector;
@@ -44,6 +46,43 @@ pub(crate) fn replica_set(doc: &Doc<'_>, errors: &mut Errors) {
         &path.child("minReadySeconds"),
         spec.int_of("minReadySeconds"),
     );
+}
+
+/// A ReplicationController's spec. A selector that the template does not match would make pods without
+/// end.
+pub(crate) fn replication_controller(doc: &Doc<'_>, errors: &mut Errors) {
+    let empty = Value::Null;
+    let spec = doc.get(&["spec"]).unwrap_or(&empty);
+    let path = Path::new("spec");
+    for field in ["minReadySeconds", "replicas"] {
+        errors.non_negative(&path.child(field), spec.int_of(field));
+    }
+    let selector = spec.get("selector").and_then(Value::as_object);
+    if selector.is_none_or(Object::is_empty) {
+        errors.required(&path.child("selector"), "");
+    }
+    let at = path.child("template");
+    let Some(template) = spec.get("template") else {
+        return errors.required(&at, "");
+    };
+    let labels = template.at(&["metadata", "labels"]);
+    let has = |key: &str, value: &Value<'_>| labels.and_then(|l| l.get(key)) == Some(value);
+    if !selector
+        .into_iter()
+        .flat_map(Object::iter)
+        .all(|(key, value)| has(key, value))
+    {
+        let metadata = at.child("metadata");
+        let detail = "`selector` does not match template `labels`";
+        errors.invalid_value(&metadata.child("labels"), labels, detail);
+    }
+    pod::validate::template(Some(template), &at, errors);
+    always_running(Some(template), &at, "ReplicationController", errors);
+}
+
+/// A PodTemplate.
+pub(crate) fn pod_template(doc: &Doc<'_>, errors: &mut Errors) {
+    pod::validate::template(doc.get(&["template"]), &Path::new("template"), errors);
 }
 
 fn replicas_and_template(spec: &Value<'_>, path: &Path<'_>, errors: &mut Errors) {
@@ -148,7 +187,7 @@ fn unknown_strategy(
     errors.0.push(error);
 }
 
-fn int_or_percent(value: Option<&Value<'_>>, path: &Path<'_>, errors: &mut Errors) {
+pub(crate) fn int_or_percent(value: Option<&Value<'_>>, path: &Path<'_>, errors: &mut Errors) {
     match value {
         Some(Value::String(text)) => errors.each(path, text, percent(text)),
         value => errors.non_negative(path, value.and_then(Value::as_int)),
@@ -165,7 +204,7 @@ fn amount(value: Option<&Value<'_>>) -> i64 {
         .unwrap_or(0)
 }
 
-fn at_most_all(value: Option<&Value<'_>>, path: &Path<'_>, errors: &mut Errors) {
+pub(crate) fn at_most_all(value: Option<&Value<'_>>, path: &Path<'_>, errors: &mut Errors) {
     if percentage(value).is_some_and(|p| p > 100) {
         errors.invalid_value(path, value, "must not be greater than 100%");
     }
