@@ -29,7 +29,8 @@ pub struct Clients {
     pub net: kube::Client,
 }
 
-/// Runs both halves until `shutdown`, or until one of them cannot go on.
+/// Runs both halves until `shutdown`, or until the pod half cannot go on. The net half never gives up:
+/// while it is down, the node says so and runs what needs no network.
 pub async fn run(
     config: Config,
     clients: Clients,
@@ -37,10 +38,12 @@ pub async fn run(
 ) -> anyhow::Result<()> {
     let config = Arc::new(config);
     let Clients { node, net } = clients;
-    let pods = pod::run(config.clone(), node, shutdown.clone());
-    let net = net::run(config.clone(), net, shutdown);
-    tokio::try_join!(async { pods.await.context("pod half") }, async {
-        net.await.context("net half")
-    },)?;
-    Ok(())
+    let stop = shutdown.child_token();
+    let pods = async {
+        let ended = pod::run(config.clone(), node, stop.clone()).await;
+        stop.cancel();
+        ended.context("pod half")
+    };
+    let (pods, ()) = tokio::join!(pods, net::run(config.clone(), net, stop.clone()));
+    pods
 }

@@ -1,13 +1,21 @@
 //! The net half: watches → state → pure plans → map writes, netlink and CNI. It knows the Kubernetes
 //! API, the kernel and its own programs; it does not know the pod half, nor which API server it
 //! talks to. Nothing it leaves in the kernel is removed when it ends.
+//!
+//! A supervisor keeps it up: what cannot be made ready is tried again, and said meanwhile by the Node's
+//! condition and to every pod that asks for an interface.
+//!
+//! ```text
+//! Starting ──programs, maps, first full sync──▶ Up ──engine ends──▶ Down
+//!     └─────────────failure─────────────▶ Down ──pause──▶ (another attempt) ──▶ Up
+//! ```
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
 use kube::Client;
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::Config;
@@ -31,93 +39,197 @@ pub mod netns;
 pub mod plan;
 pub mod rows;
 pub mod sandbox;
+pub mod stage;
 pub mod sweep;
 pub mod sysctl;
 pub mod veth;
 pub mod writer;
 
-use engine::{Engine, Parts, Status};
+use crate::state::State;
+use engine::{Engine, Parts};
 use host::Uplinks;
+use stage::{Pause, Problem, Stage};
 
 /// How long to wait for an uplink with the node's address before going on without.
 const UPLINK_TIMEOUT: Duration = Duration::from_secs(10);
 const UPLINK_POLL: Duration = Duration::from_millis(200);
 
-/// Runs the net half until `shutdown`. Fails only if the node cannot carry it at all.
-pub async fn run(
-    cfg: Arc<Config>,
-    client: Client,
-    shutdown: CancellationToken,
-) -> anyhow::Result<()> {
-    let netlink = netlink::Netlink::open().context("open netlink")?;
+/// The net half is not up.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("ask the kernel over netlink")]
+    Netlink(#[from] netlink::Error),
+    #[error("kernel settings")]
+    Sysctl(#[from] sysctl::Error),
+    #[error("load the datapath")]
+    Load(#[from] hooks::Error),
+    #[error("loading the datapath panicked")]
+    LoadPanicked(#[from] tokio::task::JoinError),
+    #[error("read the datapath's maps")]
+    Maps(#[from] maps::MapError),
+    #[error("open the records of sandboxes")]
+    Records(#[from] sandbox::Error),
+    #[error("set up the CNI plugin")]
+    Cni(#[from] cni::Error),
+    #[error("the engine ended")]
+    Engine,
+}
+
+impl Error {
+    fn problem(&self) -> Problem {
+        let reason = match self {
+            Self::Netlink(_) | Self::Sysctl(_) => "HostNotPrepared",
+            Self::Load(_) | Self::LoadPanicked(_) | Self::Maps(_) => "DatapathNotLoaded",
+            Self::Records(_) => "SandboxRecordsUnusable",
+            Self::Cni(_) => "CniNotReady",
+            Self::Engine => "DatapathStopped",
+        };
+        Problem {
+            reason,
+            message: cni::chain(self),
+        }
+    }
+}
+
+/// Runs the net half until `shutdown`.
+pub async fn run(cfg: Arc<Config>, client: Client, shutdown: CancellationToken) {
     // The cluster is listed while the programs are verified.
     let states = crate::watch::start(client.clone(), shutdown.clone());
-    let uplinks = wait_for_uplinks(&netlink, &cfg).await?;
-    prepare_host(&cfg, &netlink, &uplinks).await?;
-    // Pods of an earlier agent are asking already.
-    tokio::spawn(dns::run(cfg.clone(), states.clone(), shutdown.clone()));
-    let (hooks, maps) = load(&cfg, &uplinks).await?;
-    let datapath = hooks.datapath();
-    if let Some(datapath) = datapath.clone() {
-        tokio::spawn(sweep::run(datapath, shutdown.clone()));
+    let (stages, published) = watch::channel(Stage::Starting);
+    let node = cfg.node_name.clone();
+    let supervisor = Supervisor::new(cfg, states, stages);
+    tokio::join!(
+        supervisor.run(&shutdown),
+        condition::keep(client, node, published, shutdown.clone()),
+    );
+}
+
+/// Keeps the net half up.
+struct Supervisor {
+    cfg: Arc<Config>,
+    states: watch::Receiver<Arc<State>>,
+    stages: watch::Sender<Stage<cni::Server>>,
+    /// The CNI socket is there; it outlives attempts.
+    listening: bool,
+    /// So do DNS and health checks, which need no program.
+    serving: bool,
+}
+
+impl Supervisor {
+    fn new(
+        cfg: Arc<Config>,
+        states: watch::Receiver<Arc<State>>,
+        stages: watch::Sender<Stage<cni::Server>>,
+    ) -> Self {
+        Self {
+            cfg,
+            states,
+            stages,
+            listening: false,
+            serving: false,
+        }
     }
-    let core = core::Core::new(maps, &cfg.node_name, &cfg.cluster_dns)
-        .context("read the datapath's maps")?;
-    let store = sandbox::Store::open(&cfg.root_dir.join("net")).context("open sandbox records")?;
-    let parts = Parts {
-        cfg: cfg.clone(),
-        core,
-        hooks,
-        netlink: netlink.clone(),
-        store,
-        states: states.clone(),
-    };
-    let (engine, handle, status) = Engine::new(parts);
-    let running = tokio::spawn(engine.run(shutdown.clone()));
-    tokio::spawn(health::run(
-        cfg.node_name.clone(),
-        states.clone(),
-        shutdown.clone(),
-    ));
-    tokio::select! {
-        complete = completed(status) => complete?,
-        () = shutdown.cancelled() => return Ok(()),
+
+    /// Until `shutdown`, one attempt after the other.
+    async fn run(mut self, shutdown: &CancellationToken) {
+        let mut pause = Pause::default();
+        loop {
+            let mut tasks = JoinSet::new();
+            let ended = self.attempt(&mut tasks, shutdown).await;
+            if shutdown.is_cancelled() {
+                // What is under way ends by itself, and leaves the kernel as it is.
+                while tasks.join_next().await.is_some() {}
+                return;
+            }
+            tasks.shutdown().await;
+            let error = ended.err().unwrap_or(Error::Engine);
+            let problem = error.problem();
+            let came_up = self.stages.borrow().is_up();
+            let wait = pause.after(came_up);
+            tracing::error!(error = problem.message, retry_in = ?wait, "the network is not up");
+            self.stages.send_replace(Stage::Down(problem));
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                () = shutdown.cancelled() => return,
+            }
+        }
     }
-    let flows = flows::Server {
-        run_dir: cfg.run_dir.clone(),
-        bpf_dir: cfg.bpf_dir.clone(),
-        engine: handle.clone(),
-        states,
-    };
-    let server = cni::Server {
-        engine: handle,
-        netlink,
-        datapath,
-        mtu: uplinks.mtu(),
-    };
-    cni::serve(&cfg, server, shutdown.clone()).context("serve CNI")?;
-    cni::announce(&cfg).context("announce the CNI plugin")?;
-    tracing::info!(node = %cfg.node_name, mtu = uplinks.mtu(), "network ready");
-    tokio::spawn(serve_flows(flows, shutdown.clone()));
-    tokio::spawn(condition::keep(
-        client,
-        cfg.node_name.clone(),
-        shutdown.clone(),
-    ));
-    running.await.context("the engine of the net half panicked")
+
+    /// Makes everything ready and runs until the engine ends. Tasks of the attempt are in `tasks`.
+    async fn attempt(
+        &mut self,
+        tasks: &mut JoinSet<()>,
+        shutdown: &CancellationToken,
+    ) -> Result<(), Error> {
+        let cfg = self.cfg.clone();
+        if !self.listening {
+            cni::serve(&cfg, self.stages.subscribe(), shutdown.clone())?;
+            self.listening = true;
+        }
+        let netlink = netlink::Netlink::open()?;
+        let uplinks = wait_for_uplinks(&netlink, &cfg).await?;
+        prepare_host(&cfg, &netlink, &uplinks).await?;
+        self.serve_names(shutdown);
+        let (hooks, maps) = load(&cfg, &uplinks).await?;
+        let datapath = hooks.datapath();
+        if let Some(datapath) = datapath.clone() {
+            tasks.spawn(sweep::run(datapath, shutdown.clone()));
+        }
+        let core = core::Core::new(maps, &cfg.node_name, &cfg.cluster_dns)?;
+        let store = sandbox::Store::open(&cfg.root_dir.join("net"))?;
+        let parts = Parts {
+            cfg: cfg.clone(),
+            core,
+            hooks,
+            netlink: netlink.clone(),
+            store,
+            states: self.states.clone(),
+        };
+        let (engine, handle, mut status) = Engine::new(parts);
+        tasks.spawn(engine.run(shutdown.clone()));
+        let complete = status.wait_for(|s| s.complete).await;
+        complete.map_err(|_| Error::Engine)?;
+        let flows = flows::Server {
+            run_dir: cfg.run_dir.clone(),
+            bpf_dir: cfg.bpf_dir.clone(),
+            engine: handle.clone(),
+            states: self.states.clone(),
+        };
+        tasks.spawn(serve_flows(flows, shutdown.clone()));
+        cni::announce(&cfg)?;
+        let mtu = uplinks.mtu();
+        self.stages.send_replace(Stage::Up(cni::Server {
+            engine: handle,
+            netlink,
+            datapath,
+            mtu,
+        }));
+        tracing::info!(node = %cfg.node_name, mtu, "network ready");
+        // The status ends with the engine.
+        while status.changed().await.is_ok() {}
+        Err(Error::Engine)
+    }
+
+    /// Pods of an earlier agent are asking already.
+    fn serve_names(&mut self, shutdown: &CancellationToken) {
+        if std::mem::replace(&mut self.serving, true) {
+            return;
+        }
+        let (cfg, states) = (self.cfg.clone(), self.states.clone());
+        let node = cfg.node_name.clone();
+        tokio::spawn(dns::run(cfg, states.clone(), shutdown.clone()));
+        tokio::spawn(health::run(node, states, shutdown.clone()));
+    }
 }
 
 /// Verifying the programs takes a while, and a thread for itself.
 async fn load(
     cfg: &Arc<Config>,
     uplinks: &Uplinks,
-) -> anyhow::Result<(hooks::Hooks, maps::MapSet)> {
+) -> Result<(hooks::Hooks, maps::MapSet), Error> {
     let (cfg, uplinks) = (cfg.clone(), uplinks.clone());
     let loading = tokio::task::spawn_blocking(move || hooks::load(&cfg, &uplinks));
-    loading
-        .await
-        .context("loading the datapath panicked")?
-        .context("load the datapath")
+    Ok(loading.await??)
 }
 
 /// The node may still be getting its address when the agent starts.
@@ -143,14 +255,11 @@ async fn prepare_host(
     cfg: &Config,
     netlink: &netlink::Netlink,
     uplinks: &Uplinks,
-) -> anyhow::Result<()> {
+) -> Result<(), Error> {
     let ipv6 = cfg.cluster_cidrs.iter().any(ipnetwork::IpNetwork::is_ipv6);
-    sysctl::write_all(&sysctl::of_node(&uplinks.names(), ipv6)).context("kernel settings")?;
-    sysctl::reserve_ports(&[cfg.node_ports, (abi::SNAT_LO, abi::SNAT_HI)])
-        .context("reserve ports")?;
-    host::add_dns_addresses(netlink, &cfg.cluster_dns)
-        .await
-        .context("cluster DNS addresses")
+    sysctl::write_all(&sysctl::of_node(&uplinks.names(), ipv6))?;
+    sysctl::reserve_ports(&[cfg.node_ports, (abi::SNAT_LO, abi::SNAT_HI)])?;
+    Ok(host::add_dns_addresses(netlink, &cfg.cluster_dns).await?)
 }
 
 async fn serve_flows(server: flows::Server, shutdown: CancellationToken) {
@@ -159,10 +268,5 @@ async fn serve_flows(server: flows::Server, shutdown: CancellationToken) {
     }
 }
 
-async fn completed(mut status: watch::Receiver<Status>) -> anyhow::Result<()> {
-    status
-        .wait_for(|s| s.complete)
-        .await
-        .context("the engine of the net half ended")?;
-    Ok(())
-}
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,6 @@
 //! The agent's end of the CNI socket: one call per connection. It makes and removes interfaces; what
 //! must be decided in one place (addresses, endpoints, policies) is asked of the engine. ADD answers
-//! only when the pod's datapath is complete.
+//! only when the pod's datapath is complete, and says why there is none while the net half is down.
 
 use std::io::Write;
 use std::net::IpAddr;
@@ -11,13 +11,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::UnixListener;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::engine::Handle;
 use super::load::Datapath;
 use super::netlink::Netlink;
 use super::sandbox::{Sandbox, SandboxId};
+use super::stage::{Problem, Stage};
 use super::veth;
 use crate::Config;
 use crate::cni::{
@@ -29,6 +30,8 @@ use crate::cni::{
 const CALLS: usize = 64;
 /// How long a plugin may take to send its request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a call waits for a starting agent; less than the plugin waits for its answer.
+const START_TIMEOUT: Duration = Duration::from_secs(20);
 /// Name of the configuration in the CNI directory; sorts before most others.
 const CONFLIST: &str = "10-windlass.conflist";
 
@@ -42,7 +45,7 @@ pub struct Error {
     source: std::io::Error,
 }
 
-/// What every call needs.
+/// What every call needs, once the net half is up.
 #[derive(Clone)]
 pub struct Server {
     pub engine: Handle,
@@ -53,8 +56,10 @@ pub struct Server {
     pub mtu: u32,
 }
 
+type Stages = watch::Receiver<Stage<Server>>;
+
 /// Serves calls until `shutdown`; returns when the socket is listening.
-pub fn serve(cfg: &Config, server: Server, shutdown: CancellationToken) -> Result<(), Error> {
+pub fn serve(cfg: &Config, stages: Stages, shutdown: CancellationToken) -> Result<(), Error> {
     let path = socket_path(cfg);
     let failed = |operation| {
         move |source| Error {
@@ -71,7 +76,7 @@ pub fn serve(cfg: &Config, server: Server, shutdown: CancellationToken) -> Resul
     let listener = UnixListener::bind(&path).map_err(failed("listen at"))?;
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))
         .map_err(failed("restrict"))?;
-    tokio::spawn(accept(listener, server, shutdown));
+    tokio::spawn(accept(listener, stages, shutdown));
     Ok(())
 }
 
@@ -137,7 +142,7 @@ fn conflist_text(socket: &Path) -> String {
     format!("{conf:#}\n")
 }
 
-async fn accept(listener: UnixListener, server: Server, shutdown: CancellationToken) {
+async fn accept(listener: UnixListener, stages: Stages, shutdown: CancellationToken) {
     let permits = Arc::new(Semaphore::new(CALLS));
     loop {
         let permit = permits
@@ -156,9 +161,9 @@ async fn accept(listener: UnixListener, server: Server, shutdown: CancellationTo
                 continue;
             }
         };
-        let server = server.clone();
+        let stages = stages.clone();
         tokio::spawn(async move {
-            if let Err(error) = connection(stream, server).await {
+            if let Err(error) = connection(stream, stages).await {
                 tracing::warn!(%error, "CNI call broken off");
             }
             drop(permit);
@@ -168,7 +173,7 @@ async fn accept(listener: UnixListener, server: Server, shutdown: CancellationTo
 
 async fn connection(
     mut stream: std::os::unix::net::UnixStream,
-    server: Server,
+    stages: Stages,
 ) -> std::io::Result<()> {
     let reading = tokio::task::spawn_blocking(move || {
         stream.set_nonblocking(false)?;
@@ -179,7 +184,10 @@ async fn connection(
     let (body, netns);
     (stream, body, netns) = reading.await??;
     let answer = match serde_json::from_slice::<Request>(&body) {
-        Ok(request) => server.answer(request, netns).await,
+        Ok(request) => match wait_until_up(stages).await {
+            Ok(server) => server.answer(request, netns).await,
+            Err(problem) => without_network(&request, &problem),
+        },
         Err(e) => Answer::Error(Failure::new(
             code::DECODE_FAILURE,
             "parse the plugin's call",
@@ -188,6 +196,37 @@ async fn connection(
     };
     let answer = serde_json::to_vec(&answer)?;
     tokio::task::spawn_blocking(move || stream.write_all(&answer)).await?
+}
+
+/// The server; while the net half starts this waits a little.
+async fn wait_until_up(mut stages: Stages) -> Result<Server, Problem> {
+    let decided = stages.wait_for(|stage| !stage.is_starting());
+    // Whether the time is over or the net half has ended: what counts is where it stands.
+    drop(tokio::time::timeout(START_TIMEOUT, decided).await);
+    match &*stages.borrow() {
+        Stage::Up(server) => Ok(server.clone()),
+        Stage::Down(problem) => Err(problem.clone()),
+        Stage::Starting => Err(Problem {
+            reason: "DatapathStarting",
+            message: "it is still being loaded".into(),
+        }),
+    }
+}
+
+/// The answer while there is no datapath. A pod can go without it: its interface ends with its
+/// namespace, and what the maps say of it is removed when the engine adopts what is left.
+fn without_network(request: &Request, problem: &Problem) -> Answer {
+    let failure = |code| {
+        tracing::warn!(command = ?request.command, pod = %request.args.name, "CNI call refused");
+        let Problem { reason, message } = problem;
+        let details = format!("{reason}: {message}");
+        Answer::Error(Failure::new(code, "the node's network is not up", details))
+    };
+    match request.command {
+        Command::Add | Command::Check => failure(code::TRY_AGAIN_LATER),
+        Command::Status => failure(code::PLUGIN_NOT_AVAILABLE),
+        Command::Del | Command::Gc => Answer::Done,
+    }
 }
 
 // === impl Server ===
@@ -341,4 +380,4 @@ pub fn chain(error: &dyn std::error::Error) -> String {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

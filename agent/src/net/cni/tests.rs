@@ -7,7 +7,7 @@ use std::sync::mpsc;
 
 use tokio::sync::watch;
 
-mod datapath;
+pub(in crate::net) mod datapath;
 
 use super::*;
 use crate::cni::{Args, exchange};
@@ -25,7 +25,7 @@ const NODE: &str = "node-a";
 const NODE_IP: &str = "192.168.99.1";
 
 /// A new network namespace.
-fn namespace() -> OwnedFd {
+pub(in crate::net) fn namespace() -> OwnedFd {
     let (sender, receiver) = mpsc::channel();
     let thread = std::thread::spawn(move || {
         nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("tests run as root");
@@ -41,7 +41,7 @@ fn namespace() -> OwnedFd {
     receiver.recv().unwrap()
 }
 
-fn config(dir: &Path) -> Config {
+pub(in crate::net) fn config(dir: &Path) -> Config {
     let text = |s: &str| dir.join(s);
     Config {
         node_name: NODE.into(),
@@ -89,7 +89,7 @@ fn pod(name: &str) -> Pod {
     }
 }
 
-fn state(pods: &[&str]) -> Arc<State> {
+pub(in crate::net) fn state(pods: &[&str]) -> Arc<State> {
     let mut state = State::default();
     let node = Node {
         name: NODE.into(),
@@ -169,7 +169,8 @@ impl TestNode {
             datapath,
             mtu: 1400,
         };
-        serve(&cfg, server, shutdown.clone()).unwrap();
+        let (_, stages) = watch::channel(Stage::Up(server));
+        serve(&cfg, stages, shutdown.clone()).unwrap();
         Self {
             cfg,
             netlink,
@@ -226,7 +227,7 @@ impl TestNode {
 }
 
 /// Runs the test in a namespace that plays the node.
-fn on_a_node<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send + 'static) {
+pub(in crate::net) fn on_a_node<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send + 'static) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -11,7 +11,7 @@ use crate::net::load::Datapath;
 use crate::net::{flows, hooks};
 
 /// Pins and cgroup of a test, removed at its end.
-struct Pins(Config);
+pub(in crate::net) struct Pins(pub Config);
 
 impl Drop for Pins {
     fn drop(&mut self) {
