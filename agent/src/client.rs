@@ -1,12 +1,15 @@
 //! Kubernetes clients of the agent, built from PEM in memory. It owns no policy about identities:
-//! the caller says which certificate or token a client presents.
+//! the caller says which certificate or token a client presents, and when another takes its place.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use http::Request;
 use kube::Client;
+use kube::client::Body;
 use kube::config::{AuthInfo, Config};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
+use tokio::sync::watch;
 
 use crate::config::KeyPair;
 
@@ -51,6 +54,28 @@ pub fn with_token(server: &str, ca_pem: &[u8], token: &str) -> Result<Client, Er
     )
 }
 
+/// Puts another client in the place of the one [`replaceable`] was given.
+pub struct Replace(watch::Sender<Client>);
+
+impl Replace {
+    /// Requests that begin from now on go out through `client`, on connections of its own; those under
+    /// way end where they began.
+    pub fn with(&self, client: Client) {
+        self.0.send_replace(client);
+    }
+}
+
+/// A client that sends through `first` until that is replaced.
+pub fn replaceable(first: Client) -> (Client, Replace) {
+    let namespace = first.default_namespace().to_owned();
+    let (sender, current) = watch::channel(first);
+    let through = tower::service_fn(move |request: Request<Body>| {
+        let client = current.borrow().clone();
+        async move { client.send(request).await }
+    });
+    (Client::new(through, namespace), Replace(sender))
+}
+
 fn build(server: &str, ca_pem: &[u8], auth_info: AuthInfo) -> Result<Client, Error> {
     let url = server.parse().map_err(|source| Error::Url {
         server: server.to_owned(),
@@ -68,4 +93,33 @@ fn build(server: &str, ca_pem: &[u8], auth_info: AuthInfo) -> Result<Client, Err
         server: server.to_owned(),
         source: Box::new(source),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use http::Response;
+
+    use super::*;
+
+    fn answering(text: &'static str) -> Client {
+        let answer = move |_: Request<Body>| async move {
+            Ok::<_, Infallible>(Response::new(Body::from(text.as_bytes().to_vec())))
+        };
+        Client::new(tower::service_fn(answer), "default")
+    }
+
+    #[tokio::test]
+    async fn requests_go_through_the_newest_client() {
+        let (client, replace) = replaceable(answering("old"));
+        let ask = async |client: &Client| {
+            let request = Request::get("/version").body(Vec::new()).unwrap();
+            client.request_text(request).await.unwrap()
+        };
+        assert_eq!(ask(&client).await, "old");
+        replace.with(answering("new"));
+        assert_eq!(ask(&client).await, "new");
+        assert_eq!(ask(&client.clone()).await, "new");
+    }
 }

@@ -17,8 +17,6 @@ pub struct Config {
     pub server: String,
     /// PEM of the cluster CA: verifies the API server and the API server's client certificate.
     pub ca_pem: Vec<u8>,
-    /// Serving certificate chain and key of the kubelet API.
-    pub serving: KeyPair,
     /// Where the kubelet API listens (port 10250).
     pub kubelet_address: SocketAddr,
     /// CRI socket, without scheme: `/run/containerd/containerd.sock`.

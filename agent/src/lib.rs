@@ -6,7 +6,9 @@ pub mod client;
 pub mod cni;
 pub mod config;
 pub mod cri;
+pub mod events;
 pub mod join;
+pub mod metrics;
 pub mod net;
 pub mod pod;
 pub mod serve;
@@ -17,33 +19,38 @@ pub mod watch;
 use std::sync::Arc;
 
 use anyhow::Context;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 pub use config::Config;
 
-/// The agent's two identities.
-pub struct Clients {
+/// Who the agent is towards others.
+pub struct Identities {
     /// `system:node:NAME`: the pod half.
     pub node: kube::Client,
     /// `windlass:net:NAME`: the net half.
     pub net: kube::Client,
+    /// Certificate of the kubelet API; new connections see the newest.
+    pub serving: watch::Receiver<config::KeyPair>,
 }
 
 /// Runs both halves until `shutdown`, or until the pod half cannot go on. The net half never gives up:
 /// while it is down, the node says so and runs what needs no network.
 pub async fn run(
     config: Config,
-    clients: Clients,
+    identities: Identities,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     let config = Arc::new(config);
-    let Clients { node, net } = clients;
+    let Identities { node, net, serving } = identities;
     let stop = shutdown.child_token();
+    let metrics = metrics::Metrics::default();
     let pods = async {
-        let ended = pod::run(config.clone(), node, stop.clone()).await;
+        let shared = (node, serving, metrics.clone());
+        let ended = pod::run(config.clone(), shared, stop.clone()).await;
         stop.cancel();
         ended.context("pod half")
     };
-    let (pods, ()) = tokio::join!(pods, net::run(config.clone(), net, stop.clone()));
+    let (pods, ()) = tokio::join!(pods, net::run(config.clone(), net, &metrics, stop.clone()));
     pods
 }

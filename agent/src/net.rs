@@ -28,6 +28,7 @@ pub mod dump;
 pub mod engine;
 pub mod explain;
 pub mod flows;
+mod gauges;
 pub mod health;
 pub mod hooks;
 pub mod host;
@@ -37,22 +38,29 @@ pub mod maps;
 pub mod netlink;
 pub mod netns;
 pub mod plan;
+pub mod report;
 pub mod rows;
 pub mod sandbox;
+pub mod seed;
+pub mod shortage;
 pub mod stage;
 pub mod sweep;
 pub mod sysctl;
 pub mod veth;
 pub mod writer;
 
+use crate::metrics::Metrics;
 use crate::state::State;
 use engine::{Engine, Parts};
 use host::Uplinks;
+use shortage::Limits;
 use stage::{Pause, Problem, Stage};
 
 /// How long to wait for an uplink with the node's address before going on without.
 const UPLINK_TIMEOUT: Duration = Duration::from_secs(10);
 const UPLINK_POLL: Duration = Duration::from_millis(200);
+/// How long a start waits for the datapath's seed before it goes on with the one it has.
+const SEED_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The net half is not up.
 #[derive(Debug, thiserror::Error)]
@@ -92,15 +100,33 @@ impl Error {
 }
 
 /// Runs the net half until `shutdown`.
-pub async fn run(cfg: Arc<Config>, client: Client, shutdown: CancellationToken) {
+pub async fn run(
+    cfg: Arc<Config>,
+    client: Client,
+    metrics: &Metrics,
+    shutdown: CancellationToken,
+) {
     // The cluster is listed while the programs are verified.
     let states = crate::watch::start(client.clone(), shutdown.clone());
+    let (seed, seed_known) = watch::channel(None);
     let (stages, published) = watch::channel(Stage::Starting);
+    let (limits, limits_seen) = watch::channel(Limits::default());
     let node = cfg.node_name.clone();
-    let supervisor = Supervisor::new(cfg, states, stages);
+    gauges::add(metrics, &cfg.bpf_dir, published.clone(), limits_seen.clone());
+    let supervisor = Supervisor {
+        cfg,
+        states,
+        seed: seed_known,
+        stages,
+        limits,
+        listening: false,
+        serving: false,
+    };
     tokio::join!(
         supervisor.run(&shutdown),
-        condition::keep(client, node, published, shutdown.clone()),
+        seed::follow(client.clone(), seed, shutdown.clone()),
+        condition::keep(client.clone(), node.clone(), published, shutdown.clone()),
+        report::run(client, node, limits_seen, shutdown.clone()),
     );
 }
 
@@ -108,7 +134,10 @@ pub async fn run(cfg: Arc<Config>, client: Client, shutdown: CancellationToken) 
 struct Supervisor {
     cfg: Arc<Config>,
     states: watch::Receiver<Arc<State>>,
+    /// The datapath's seed, once it is known.
+    seed: watch::Receiver<Option<u64>>,
     stages: watch::Sender<Stage<cni::Server>>,
+    limits: watch::Sender<Limits>,
     /// The CNI socket is there; it outlives attempts.
     listening: bool,
     /// So do DNS and health checks, which need no program.
@@ -116,20 +145,6 @@ struct Supervisor {
 }
 
 impl Supervisor {
-    fn new(
-        cfg: Arc<Config>,
-        states: watch::Receiver<Arc<State>>,
-        stages: watch::Sender<Stage<cni::Server>>,
-    ) -> Self {
-        Self {
-            cfg,
-            states,
-            stages,
-            listening: false,
-            serving: false,
-        }
-    }
-
     /// Until `shutdown`, one attempt after the other.
     async fn run(mut self, shutdown: &CancellationToken) {
         let mut pause = Pause::default();
@@ -170,7 +185,7 @@ impl Supervisor {
         let uplinks = wait_for_uplinks(&netlink, &cfg).await?;
         prepare_host(&cfg, &netlink, &uplinks).await?;
         self.serve_names(shutdown);
-        let (hooks, maps) = load(&cfg, &uplinks).await?;
+        let (hooks, maps) = self.load(&uplinks).await?;
         let datapath = hooks.datapath();
         if let Some(datapath) = datapath.clone() {
             tasks.spawn(sweep::run(datapath, shutdown.clone()));
@@ -184,6 +199,7 @@ impl Supervisor {
             netlink: netlink.clone(),
             store,
             states: self.states.clone(),
+            seed: self.seed.clone(),
         };
         let (engine, handle, mut status) = Engine::new(parts);
         tasks.spawn(engine.run(shutdown.clone()));
@@ -206,8 +222,23 @@ impl Supervisor {
         }));
         tracing::info!(node = %cfg.node_name, mtu, "network ready");
         // The status ends with the engine.
-        while status.changed().await.is_ok() {}
-        Err(Error::Engine)
+        loop {
+            let limits = status.borrow_and_update().limits.clone();
+            self.limits.send_replace(limits);
+            status.changed().await.map_err(|_| Error::Engine)?;
+        }
+    }
+
+    /// Verifying the programs takes a while, and a thread for itself.
+    async fn load(&self, uplinks: &Uplinks) -> Result<(hooks::Hooks, maps::MapSet), Error> {
+        let (cfg, uplinks) = (self.cfg.clone(), uplinks.clone());
+        let mut seed = self.seed.clone();
+        // Without it the first flows would be balanced by another seed than the next.
+        let known = seed.wait_for(Option::is_some);
+        let known = tokio::time::timeout(SEED_TIMEOUT, known).await;
+        let seed = known.ok().and_then(Result::ok).and_then(|seed| *seed);
+        let loading = tokio::task::spawn_blocking(move || hooks::load(&cfg, &uplinks, seed));
+        Ok(loading.await??)
     }
 
     /// Pods of an earlier agent are asking already.
@@ -220,16 +251,6 @@ impl Supervisor {
         tokio::spawn(dns::run(cfg, states.clone(), shutdown.clone()));
         tokio::spawn(health::run(node, states, shutdown.clone()));
     }
-}
-
-/// Verifying the programs takes a while, and a thread for itself.
-async fn load(
-    cfg: &Arc<Config>,
-    uplinks: &Uplinks,
-) -> Result<(hooks::Hooks, maps::MapSet), Error> {
-    let (cfg, uplinks) = (cfg.clone(), uplinks.clone());
-    let loading = tokio::task::spawn_blocking(move || hooks::load(&cfg, &uplinks));
-    Ok(loading.await??)
 }
 
 /// The node may still be getting its address when the agent starts.

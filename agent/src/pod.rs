@@ -14,7 +14,9 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::Config;
+use crate::config::KeyPair;
 use crate::cri;
+use crate::metrics::Metrics;
 use crate::serve;
 
 pub mod apply;
@@ -108,7 +110,7 @@ impl Node {
 /// Runs the pod half until `shutdown`. Pods keep running when it ends.
 pub async fn run(
     config: Arc<Config>,
-    client: Client,
+    (client, serving, metrics): (Client, watch::Receiver<KeyPair>, Metrics),
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     let runtime = cri::Client::new(&config.runtime_endpoint)?;
@@ -116,8 +118,11 @@ pub async fn run(
         return Ok(());
     };
     let machine = machine::Machine::read(&config.root_dir).context("read the machine's facts")?;
-    let (recorder, events) =
-        events::recorder(client.clone(), config.node_name.clone(), shutdown.clone());
+    let source = events::Source {
+        component: events::COMPONENT,
+        node: config.node_name.clone(),
+    };
+    let (recorder, events) = events::recorder(client.clone(), source, shutdown.clone());
     let (sender, services) = watch::channel(None);
     let node = Arc::new(Node {
         runtime_name: version.runtime_name.clone(),
@@ -130,7 +135,7 @@ pub async fn run(
         services,
     });
     let (pods_sender, pods) = watch::channel(Arc::new(HashMap::new()));
-    let server = serve::Server::bind(node.clone(), pods)
+    let server = serve::Server::bind(node.clone(), pods, serving, metrics)
         .await
         .context("kubelet API")?;
     let manager = manager::Manager::new(node.clone(), pods_sender);

@@ -22,7 +22,9 @@ use tokio_rustls::TlsAcceptor;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 
+use crate::config::KeyPair;
 use crate::cri;
+use crate::metrics::Metrics;
 use crate::pod::Node;
 use crate::pod::observed::{CONTAINER_NAME, POD_UID};
 use crate::pod::spec;
@@ -83,19 +85,30 @@ pub struct Server {
 struct Api {
     node: Arc<Node>,
     pods: Pods,
+    metrics: Metrics,
 }
 
 impl Server {
-    pub async fn bind(node: Arc<Node>, pods: Pods) -> Result<Self, Error> {
+    /// `serving` may change: connections get the certificate that is the newest when they begin.
+    pub async fn bind(
+        node: Arc<Node>,
+        pods: Pods,
+        serving: watch::Receiver<KeyPair>,
+        metrics: Metrics,
+    ) -> Result<Self, Error> {
         let address = node.config.kubelet_address;
-        let acceptor = TlsAcceptor::from(Arc::new(tls::config(&node.config)?));
+        let acceptor = TlsAcceptor::from(Arc::new(tls::config(&node.config.ca_pem, serving)?));
         let listener = TcpListener::bind(address)
             .await
             .map_err(|source| Error::Listen { address, source })?;
         Ok(Self {
             listener,
             acceptor,
-            api: Arc::new(Api { node, pods }),
+            api: Arc::new(Api {
+                node,
+                pods,
+                metrics,
+            }),
         })
     }
 

@@ -1,10 +1,12 @@
 //! Objects a Windlass cluster has besides those of every Kubernetes cluster: the join token's Secret,
-//! and the DNS Service that the agents answer themselves. Level-triggered: run at each start.
+//! the seed of the agents' datapath, and the DNS Service that they answer themselves. Level-triggered:
+//! run at each start.
 
 use std::net::IpAddr;
 
 use kube::Client;
-use kube::api::{Api, Patch, PatchParams, PostParams};
+use kube::api::{Api, ObjectMeta, Patch, PatchParams, PostParams};
+use rand::Rng;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
@@ -12,6 +14,8 @@ use crate::config::Config;
 use crate::token::Token;
 
 const NAMESPACE: &str = "kube-system";
+/// Bytes of the datapath's seed.
+const SEED: usize = 16;
 
 /// Creates or corrects the objects.
 pub async fn run(client: &Client, token: &Token, config: &Config) -> kube::Result<()> {
@@ -19,6 +23,7 @@ pub async fn run(client: &Client, token: &Token, config: &Config) -> kube::Resul
     // Together, so that they share a sync.
     futures::try_join!(
         ensure::<Secret>(client, token_secret(token)),
+        ensure_seed(client),
         ensure::<Service>(client, dns_service(&config.cluster_dns)),
     )?;
     Ok(())
@@ -41,6 +46,29 @@ where
                 .await
                 .map(drop)
         }
+        result => result.map(drop),
+    }
+}
+
+/// Random, made once: another one would move new connections to other backends.
+async fn ensure_seed(client: &Client) -> kube::Result<()> {
+    use k8s_openapi::ByteString;
+    use k8s_openapi::api::core::v1::Secret;
+    let mut seed = vec![0; SEED];
+    rand::rng().fill_bytes(&mut seed);
+    let secret = Secret {
+        metadata: ObjectMeta {
+            name: Some("windlass-datapath".to_owned()),
+            namespace: Some(NAMESPACE.to_owned()),
+            ..ObjectMeta::default()
+        },
+        data: Some([("seed".to_owned(), ByteString(seed))].into()),
+        immutable: Some(true),
+        ..Secret::default()
+    };
+    let api = Api::<Secret>::namespaced(client.clone(), NAMESPACE);
+    match api.create(&PostParams::default(), &secret).await {
+        Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
         result => result.map(drop),
     }
 }

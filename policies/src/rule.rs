@@ -126,6 +126,13 @@ impl Policy {
         }
     }
 
+    /// Whether a rule names a block of addresses.
+    pub fn has_blocks(&self) -> bool {
+        let rules = self.ingress.iter().chain(&self.egress).flatten();
+        let mut peers = rules.filter_map(|rule| rule.peers.as_ref()).flatten();
+        peers.any(|peer| matches!(peer, Peer::Block(_)))
+    }
+
     /// Whether the policy isolates the pod.
     pub fn selects(&self, pod: &Pod) -> bool {
         self.name.namespace == pod.name.namespace && self.subjects.matches(&pod.labels)

@@ -2,11 +2,11 @@
 
 use std::net::{SocketAddr, ToSocketAddrs};
 
-use ::agent::client;
 use ::agent::join::{self, JoinToken};
 use anyhow::Context;
 use clap::Args;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::flags::{ClusterFlags, NodeFlags};
 
@@ -26,29 +26,28 @@ pub struct Flags {
 
 pub async fn run(flags: Flags, shutdown: CancellationToken) -> anyhow::Result<()> {
     let node = flags.node.node(Some(resolve(&flags.server)?))?;
+    let pki_dir = flags.node.root_dir.join("pki");
+    let (node_name, node_ips) = (node.name.clone(), node.ips.clone());
     let applicant = join::Applicant {
         server: &flags.server,
         token: flags.token.as_ref(),
-        node_name: &node.name,
-        node_ips: &node.ips,
-        pki_dir: &flags.node.root_dir.join("pki"),
+        node_name: &node_name,
+        node_ips: &node_ips,
+        pki_dir: &pki_dir,
     };
     let joined = tokio::select! {
         joined = join::join(&applicant) => joined?,
         () = shutdown.cancelled() => return Ok(()),
     };
-    let clients = ::agent::Clients {
-        node: client::with_certificate(&flags.server, &joined.ca_pem, &joined.node)?,
-        net: client::with_certificate(&flags.server, &joined.ca_pem, &joined.net)?,
-    };
-    let config = flags.node.config(
-        &flags.cluster,
-        node,
-        flags.server,
-        joined.ca_pem,
-        joined.serving,
-    )?;
-    ::agent::run(config, clients, shutdown).await
+    let ca_pem = joined.ca_pem.clone();
+    let (membership, identities) = join::Membership::new(&applicant, joined)?;
+    let config = flags
+        .node
+        .config(&flags.cluster, node, flags.server.clone(), ca_pem)?;
+    let rotation = AbortOnDropHandle::new(tokio::spawn(membership.run(shutdown.clone())));
+    let ended = ::agent::run(config, identities, shutdown).await;
+    drop(rotation);
+    ended
 }
 
 fn resolve(server: &str) -> anyhow::Result<SocketAddr> {

@@ -4,8 +4,12 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use agent::net::flows::client;
 use anyhow::Context;
 use clap::{Args, Subcommand};
+
+/// Where a server with the default directories keeps its administrator's kubeconfig.
+const ADMIN_KUBECONFIG: &str = "/var/lib/windlass/server/admin.kubeconfig";
 
 #[derive(Args)]
 pub struct NodeFlags {
@@ -48,25 +52,15 @@ pub struct Explain {
 }
 
 pub async fn flows(flags: NodeFlags) -> anyhow::Result<()> {
-    agent::net::flows::client(&flags.run_dir, flags.json)
-        .await
-        .with_context(|| no_agent(&flags))
+    Ok(client::flows(&flags.run_dir, flags.json).await?)
 }
 
 pub async fn counters(flags: NodeFlags) -> anyhow::Result<()> {
-    agent::net::flows::counters(&flags.run_dir, flags.json)
-        .await
-        .with_context(|| no_agent(&flags))
+    Ok(client::counters(&flags.run_dir, flags.json).await?)
 }
 
 pub async fn maps(flags: MapsFlags) -> anyhow::Result<()> {
-    let flags = NodeFlags {
-        run_dir: flags.run_dir,
-        json: false,
-    };
-    agent::net::flows::maps(&flags.run_dir)
-        .await
-        .with_context(|| no_agent(&flags))
+    Ok(client::maps(&flags.run_dir).await?)
 }
 
 pub async fn policy(command: Policy) -> anyhow::Result<ExitCode> {
@@ -76,10 +70,10 @@ pub async fn policy(command: Policy) -> anyhow::Result<ExitCode> {
         port,
         kubeconfig,
     }) = command;
-    let client = client(kubeconfig)
-        .await
-        .context("find the cluster; pass --kubeconfig")?;
-    let answer = agent::net::explain::explain(client, &from, &to, &port).await?;
+    let client = connect(kubeconfig).await.with_context(|| {
+        format!("find the cluster; pass --kubeconfig (on the server: {ADMIN_KUBECONFIG})")
+    })?;
+    let answer = ::agent::net::explain::explain(client, &from, &to, &port).await?;
     let (word, code) = match answer.allowed() {
         true => ("allowed", ExitCode::SUCCESS),
         false => ("denied", ExitCode::FAILURE),
@@ -90,7 +84,7 @@ pub async fn policy(command: Policy) -> anyhow::Result<ExitCode> {
     Ok(code)
 }
 
-async fn client(kubeconfig: Option<PathBuf>) -> anyhow::Result<kube::Client> {
+async fn connect(kubeconfig: Option<PathBuf>) -> anyhow::Result<kube::Client> {
     use kube::config::{Config, KubeConfigOptions, Kubeconfig};
     let config = match kubeconfig {
         Some(path) => {
@@ -100,9 +94,4 @@ async fn client(kubeconfig: Option<PathBuf>) -> anyhow::Result<kube::Client> {
         None => Config::infer().await?,
     };
     Ok(kube::Client::try_from(config)?)
-}
-
-fn no_agent(flags: &NodeFlags) -> String {
-    let dir = flags.run_dir.display();
-    format!("ask the agent in {dir}: does it run on this node? (--run-dir names another)")
 }

@@ -108,7 +108,6 @@ impl NodeFlags {
         node: Node,
         server: String,
         ca_pem: Vec<u8>,
-        serving: ::agent::config::KeyPair,
     ) -> anyhow::Result<::agent::Config> {
         let runtime = &self.container_runtime_endpoint;
         Ok(::agent::Config {
@@ -117,7 +116,6 @@ impl NodeFlags {
             node_ips: node.ips,
             server,
             ca_pem,
-            serving,
             runtime_endpoint: runtime.strip_prefix(SCHEME).unwrap_or(runtime).into(),
             root_dir: self.root_dir.clone(),
             run_dir: self.run_dir.clone(),

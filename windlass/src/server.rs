@@ -4,8 +4,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use ::agent::config::KeyPair;
+use ::agent::join::Membership;
 use clap::Args;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::flags::{ClusterFlags, Node, NodeFlags};
 
@@ -59,12 +61,14 @@ pub async fn run(flags: Flags, shutdown: CancellationToken) -> anyhow::Result<()
     if flags.disable_agent {
         return server.stopped().await;
     }
-    let (config, clients) = agent(&server, &flags.cluster, &flags.node, node)?;
+    let (config, membership, identities) = agent(&server, &flags.cluster, &flags.node, node)?;
+    let rotation = AbortOnDropHandle::new(tokio::spawn(membership.run(shutdown.clone())));
     // The API outlives the agent, for the agent's last writes.
     let (agent, server) = tokio::join!(
         async {
-            let result = ::agent::run(config, clients, shutdown.clone()).await;
+            let result = ::agent::run(config, identities, shutdown.clone()).await;
             shutdown.cancel();
+            drop(rotation);
             result
         },
         server.stopped(),
@@ -72,22 +76,24 @@ pub async fn run(flags: Flags, shutdown: CancellationToken) -> anyhow::Result<()
     agent.and(server)
 }
 
-/// The node of this process: its configuration, and clients that need no socket.
+/// The node of this process: its configuration, and identities that need no socket.
 fn agent(
     server: &controlplane::Running,
     cluster: &ClusterFlags,
     flags: &NodeFlags,
     node: Node,
-) -> anyhow::Result<(::agent::Config, ::agent::Clients)> {
+) -> anyhow::Result<(::agent::Config, Membership, ::agent::Identities)> {
     let serving = server.kubelet_serving(&node.name, &node.ips)?;
     let serving = KeyPair {
         cert_pem: serving.cert_pem.into(),
         key_pem: serving.key_pem.into(),
     };
-    let clients = ::agent::Clients {
-        node: server.client_of_node(&node.name),
-        net: server.client_of_net(&node.name),
-    };
-    let config = flags.config(cluster, node, server.url(), server.ca_pem().into(), serving)?;
-    Ok((config, clients))
+    let clients = (
+        server.client_of_node(&node.name),
+        server.client_of_net(&node.name),
+    );
+    let (membership, identities) =
+        Membership::of_server(&node.name, &node.ips, clients, serving);
+    let config = flags.config(cluster, node, server.url(), server.ca_pem().into())?;
+    Ok((config, membership, identities))
 }

@@ -13,7 +13,6 @@ use kube::api::{ObjectMeta, PostParams};
 use kube::runtime::watcher;
 use kube::{Api, Client};
 use rcgen::{CertificateParams, DistinguishedName, DnType, SanType};
-use time::OffsetDateTime;
 
 use crate::config::KeyPair;
 
@@ -215,18 +214,4 @@ fn rejected(name: &str, subject: &str, verdict: &str, message: &str) -> Error {
         verdict: verdict.to_owned(),
         message: message.to_owned(),
     }
-}
-
-/// Whether a certificate has at least a fifth of its life before it.
-pub fn is_fresh(cert_pem: &[u8]) -> bool {
-    let Ok((_, pem)) = x509_parser::pem::parse_x509_pem(cert_pem) else {
-        return false;
-    };
-    let Ok(cert) = pem.parse_x509() else {
-        return false;
-    };
-    let (from, until) = (cert.validity().not_before, cert.validity().not_after);
-    let life = until.timestamp() - from.timestamp();
-    let left = until.timestamp() - OffsetDateTime::now_utc().unix_timestamp();
-    left > life / 5
 }

@@ -22,11 +22,13 @@ const REFRESH: Duration = Duration::from_secs(300);
 /// its predecessor works meanwhile: its condition stays as it is.
 const START: Duration = Duration::from_secs(10);
 
-/// What the condition should say.
+/// What a condition of the Node should say.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Verdict {
-    unavailable: bool,
-    problem: Problem,
+pub(super) struct Verdict {
+    /// The condition's type.
+    pub(super) kind: &'static str,
+    pub(super) truth: bool,
+    pub(super) problem: Problem,
 }
 
 impl Verdict {
@@ -36,7 +38,7 @@ impl Verdict {
             reason,
             message: message.to_owned(),
         };
-        let (unavailable, problem) = match stage {
+        let (truth, problem) = match stage {
             Stage::Starting if waited < START => return None,
             Stage::Starting => (
                 true,
@@ -52,13 +54,14 @@ impl Verdict {
             Stage::Down(problem) => (true, problem.clone()),
         };
         Some(Self {
-            unavailable,
+            kind: TYPE,
+            truth,
             problem,
         })
     }
 
     fn status(&self) -> &'static str {
-        if self.unavailable { "True" } else { "False" }
+        if self.truth { "True" } else { "False" }
     }
 
     fn is_shown_by(&self, condition: &NodeCondition) -> bool {
@@ -97,10 +100,44 @@ pub async fn keep<T>(
     }
 }
 
-async fn set(api: &Api<Node>, node: &str, verdict: &Verdict) -> Result<(), kube::Error> {
+/// Makes the Node say it, if it does not.
+pub(super) async fn set(
+    api: &Api<Node>,
+    node: &str,
+    verdict: &Verdict,
+) -> Result<(), kube::Error> {
+    let current = find(api, node, verdict.kind).await?;
+    write(api, node, verdict, current).await
+}
+
+/// The same for a condition that need not be there as long as it is not true.
+pub(super) async fn lift(
+    api: &Api<Node>,
+    node: &str,
+    verdict: &Verdict,
+) -> Result<(), kube::Error> {
+    match find(api, node, verdict.kind).await? {
+        None => Ok(()),
+        current => write(api, node, verdict, current).await,
+    }
+}
+
+async fn find(
+    api: &Api<Node>,
+    node: &str,
+    kind: &str,
+) -> Result<Option<NodeCondition>, kube::Error> {
     let current = api.get(node).await?;
     let conditions = current.status.and_then(|s| s.conditions);
-    let current = conditions.into_iter().flatten().find(|c| c.type_ == TYPE);
+    Ok(conditions.into_iter().flatten().find(|c| c.type_ == kind))
+}
+
+async fn write(
+    api: &Api<Node>,
+    node: &str,
+    verdict: &Verdict,
+    current: Option<NodeCondition>,
+) -> Result<(), kube::Error> {
     if current.as_ref().is_some_and(|c| verdict.is_shown_by(c)) {
         return Ok(());
     }
@@ -110,7 +147,7 @@ async fn set(api: &Api<Node>, node: &str, verdict: &Verdict) -> Result<(), kube:
         .format(&time::format_description::well_known::Rfc3339)
         .expect("the years of this age fit RFC 3339");
     let mut condition = serde_json::json!({
-        "type": TYPE,
+        "type": verdict.kind,
         "status": verdict.status(),
         "reason": verdict.problem.reason,
         "message": verdict.problem.message,

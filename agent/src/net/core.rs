@@ -27,6 +27,7 @@ const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
 const DNS_PORT: u16 = 53;
 
 mod host_ports;
+mod limits;
 mod policy;
 
 /// How far an attachment has come.
@@ -83,7 +84,10 @@ pub struct Core {
     services: Services,
     pruned: bool,
     host_backends: bool,
-    refused: BTreeMap<ObjectKey, Vec<service::Refused>>,
+    /// What did not fit, of Services and of pods' hostPorts.
+    refused: limits::RefusedOf,
+    /// Removals after which what was refused was planned last.
+    refused_at: u64,
     pool: Pool,
     indices: Indices,
     attachments: BTreeMap<SandboxId, Attachment>,
@@ -116,6 +120,7 @@ impl Core {
             pruned: false,
             host_backends: false,
             refused: BTreeMap::new(),
+            refused_at: 0,
             pool: Pool::default(),
             indices: Indices::default(),
             attachments: BTreeMap::new(),
@@ -159,11 +164,6 @@ impl Core {
     /// Whether a pod has a hostPort.
     pub fn has_host_ports(&self) -> bool {
         !self.host_ports.is_empty()
-    }
-
-    /// Objects that did not fit a limit.
-    pub fn refused(&self) -> impl Iterator<Item = &service::Refused> {
-        self.refused.values().flatten()
     }
 
     /// Whether every Service and node has been written once and the node has pod addresses.
@@ -227,6 +227,7 @@ impl Core {
             if first {
                 self.prune_services(now);
             }
+            self.plan_refused(now);
         }
         if new.synced.policy() {
             self.plan_policy(now);
@@ -244,6 +245,7 @@ impl Core {
     /// Time passes: retired rows go, failed writes are repeated.
     pub fn tick(&mut self, now: Instant) {
         self.writer.tick(now);
+        self.plan_refused(now);
     }
 
     // --- nodes and services ---
@@ -284,13 +286,34 @@ impl Core {
             .services
             .plan(key, &program, &self.node_program.nodes, tables);
         self.writer.apply(&steps, now);
+        self.note_refused(key, refused);
+    }
+
+    fn note_refused(&mut self, key: &ObjectKey, refused: BTreeSet<service::Refused>) {
         for refused in &refused {
-            tracing::warn!(%refused, "Service does not fit");
+            tracing::warn!(%key, %refused, "does not fit the datapath");
         }
         if refused.is_empty() {
             self.refused.remove(key);
         } else {
             self.refused.insert(key.clone(), refused);
+            self.refused_at = self.writer.removals();
+        }
+    }
+
+    /// Rows were removed: what did not fit may.
+    fn plan_refused(&mut self, now: Instant) {
+        if self.refused.is_empty() || self.refused_at == self.writer.removals() {
+            return;
+        }
+        self.refused_at = self.writer.removals();
+        let state = self.state.clone();
+        for key in self.refused.keys().cloned().collect::<Vec<_>>() {
+            match self.host_ports.remove(&key) {
+                // Planned again as if it were new.
+                Some(_) => self.plan_host_ports(now),
+                None => self.plan_service(&state, &key, now),
+            }
         }
     }
 

@@ -13,6 +13,7 @@ use super::core::{Core, Phase, Wait};
 use super::hooks::{Hooks, Settings};
 use super::netlink::{Netlink, Route};
 use super::sandbox::{Sandbox, SandboxId, Store};
+use super::shortage::Limits;
 use super::{cni, host};
 use crate::Config;
 use crate::cni::{Args, Failure, code};
@@ -46,11 +47,12 @@ pub struct Handle {
     calls: mpsc::Sender<Call>,
 }
 
-/// Whether the node can have pods; published by the engine.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+/// Whether the node can have pods, and what did not fit; published by the engine.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Status {
     /// Services, nodes and the node's pod ranges have been written once.
     pub complete: bool,
+    pub limits: Limits,
 }
 
 /// What the engine is made of.
@@ -61,6 +63,8 @@ pub struct Parts {
     pub netlink: Netlink,
     pub store: Store,
     pub states: watch::Receiver<Arc<State>>,
+    /// Of the hash that chooses backends, once it is known.
+    pub seed: watch::Receiver<Option<u64>>,
 }
 
 /// See the module.
@@ -115,6 +119,8 @@ impl Engine {
                     Err(_) => return,
                 },
                 Some(call) = self.calls.recv() => self.call(call),
+                // Written when the event is settled.
+                () = changed(&mut self.parts.seed) => {}
                 _ = facts.tick() => self.new_facts().await,
                 _ = tick.tick(), if due => self.parts.core.tick(Instant::now()),
             }
@@ -205,11 +211,18 @@ impl Engine {
             host_backends: self.parts.core.has_host_backends(),
             host_ports: self.parts.core.has_host_ports(),
             events: self.events,
+            seed: *self.parts.seed.borrow(),
         };
         self.parts.hooks.configure(self.parts.core.maps(), settings);
-        let complete = self.parts.core.complete();
-        self.status
-            .send_if_modified(|s| std::mem::replace(&mut s.complete, complete) != complete);
+        let status = Status {
+            complete: self.parts.core.complete(),
+            limits: self.parts.core.limits(),
+        };
+        self.status.send_if_modified(|old| {
+            let changed = *old != status;
+            *old = status;
+            changed
+        });
     }
 
     fn open_adopted(&mut self) {
@@ -338,6 +351,13 @@ impl Engine {
         self.parts.core.freed(id, unix_seconds());
         let removed = self.parts.store.remove(id);
         removed.map_err(|e| Failure::new(code::FAILED, "forget the sandbox", cni::chain(&e)))
+    }
+}
+
+/// Resolves when there is another value; never, once there can be none.
+async fn changed<T>(receiver: &mut watch::Receiver<T>) {
+    if receiver.changed().await.is_err() {
+        std::future::pending().await
     }
 }
 

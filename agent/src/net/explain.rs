@@ -16,20 +16,28 @@ use crate::state::Protocol;
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("{0:?} is neither NAMESPACE/POD nor an address")]
+    #[error(
+        "{0:?} is neither NAMESPACE/POD nor an address; write default/web-0, or 10.0.0.1 for what is no pod"
+    )]
     Party(String),
-    #[error("{0:?} is not PORT or PORT/PROTOCOL")]
+    #[error("{0:?} is not a port: write 80, or 53/UDP (also SCTP) where it is not TCP")]
     Port(String),
-    #[error("read {what}")]
+    #[error("there is no {what}; `kubectl get pods -A -o wide` lists those there are")]
+    Missing { what: String },
+    #[error("{what}: this kubeconfig's user may not read it ({message}); pass one that may")]
+    Forbidden { what: String, message: String },
+    #[error("read {what}; does the API server of the kubeconfig run?")]
     Api {
         what: String,
         #[source]
-        source: kube::Error,
+        source: Box<kube::Error>,
     },
-    #[error("pod {0} has no address yet")]
+    #[error("pod {0} has no address yet: ask again when it runs (kubectl get pod -o wide)")]
     NoAddress(String),
     #[error("pod {0} uses the node's network: policies do not apply to it")]
     HostNetwork(String),
+    #[error("pod {0} has ended: its address may be another pod's")]
+    Ended(String),
 }
 
 /// One end as read from the API.
@@ -90,7 +98,8 @@ pub async fn explain(
 
 fn parse_port(text: &str) -> Result<(u16, u8), Error> {
     let (number, protocol) = text.split_once('/').unwrap_or((text, "TCP"));
-    let number = number.parse().map_err(|_| Error::Port(text.into()))?;
+    let number = number.parse().ok().filter(|number| *number != 0);
+    let number = number.ok_or_else(|| Error::Port(text.into()))?;
     let protocol = Protocol::parse(Some(&protocol.to_ascii_uppercase()));
     Ok((
         number,
@@ -104,6 +113,9 @@ async fn end(client: &Client, text: &str) -> Result<End, Error> {
     }
     let (namespace, name) = text
         .split_once('/')
+        .filter(|(namespace, name)| {
+            !namespace.is_empty() && !name.is_empty() && !name.contains('/')
+        })
         .ok_or_else(|| Error::Party(text.into()))?;
     let pod = Api::<Pod>::namespaced(client.clone(), namespace)
         .get(name)
@@ -111,6 +123,9 @@ async fn end(client: &Client, text: &str) -> Result<End, Error> {
     let pod = pod.map_err(failed(format!("pod {text}")))?;
     if host_network(&pod) {
         return Err(Error::HostNetwork(text.into()));
+    }
+    if is_terminal(&pod) {
+        return Err(Error::Ended(text.into()));
     }
     let address = addresses(&pod)
         .next()
@@ -127,14 +142,10 @@ async fn end_at(client: &Client, address: IpAddr) -> Result<End, Error> {
         .list(&ListParams::default())
         .await;
     let pods = pods.map_err(failed("pods"))?;
-    let terminal = |pod: &Pod| {
-        let phase = pod.status.as_ref().and_then(|s| s.phase.as_deref());
-        matches!(phase, Some("Succeeded" | "Failed"))
-    };
     let owner = pods
         .items
         .iter()
-        .filter(|p| !host_network(p) && !terminal(p) && addresses(p).any(|a| a == address))
+        .filter(|p| !host_network(p) && !is_terminal(p) && addresses(p).any(|a| a == address))
         .max_by_key(|p| {
             p.status
                 .as_ref()
@@ -172,6 +183,11 @@ async fn facts(client: &Client, pod: &Pod) -> Result<Facts, Error> {
     })
 }
 
+fn is_terminal(pod: &Pod) -> bool {
+    let phase = pod.status.as_ref().and_then(|s| s.phase.as_deref());
+    matches!(phase, Some("Succeeded" | "Failed"))
+}
+
 fn host_network(pod: &Pod) -> bool {
     pod.spec
         .as_ref()
@@ -185,7 +201,17 @@ fn addresses(pod: &Pod) -> impl Iterator<Item = IpAddr> {
 
 fn failed(what: impl Into<String>) -> impl FnOnce(kube::Error) -> Error {
     let what = what.into();
-    move |source| Error::Api { what, source }
+    move |error| match error {
+        kube::Error::Api(status) if status.code == 404 => Error::Missing { what },
+        kube::Error::Api(status) if matches!(status.code, 401 | 403) => Error::Forbidden {
+            what,
+            message: status.message.clone(),
+        },
+        source => Error::Api {
+            what,
+            source: Box::new(source),
+        },
+    }
 }
 
 impl End {
@@ -211,7 +237,39 @@ mod tests {
     fn a_port_is_tcp_unless_it_says_otherwise() {
         assert_eq!(parse_port("80").unwrap(), (80, abi::PROTO_TCP));
         assert_eq!(parse_port("53/udp").unwrap(), (53, abi::PROTO_UDP));
-        assert!(parse_port("x").is_err());
-        assert!(parse_port("80/QUIC").is_err());
+        for wrong in ["x", "80/QUIC", "0", "70000", ""] {
+            let error = parse_port(wrong).unwrap_err().to_string();
+            assert!(error.contains("53/UDP"), "{error}");
+        }
+    }
+
+    fn api(code: u16) -> kube::Error {
+        let status = kube::core::Status::failure("pods \"x\" not found", "NotFound").with_code(code);
+        kube::Error::Api(Box::new(status))
+    }
+
+    #[tokio::test]
+    async fn wrong_names_are_answered_with_what_to_write() {
+        let answer = |_: http::Request<kube::client::Body>| async {
+            let body = r#"{"kind":"Status","apiVersion":"v1","status":"Failure","code":404,
+                "reason":"NotFound","message":"pods \"x\" not found"}"#;
+            let mut response = http::Response::new(kube::client::Body::from(body.as_bytes().to_vec()));
+            *response.status_mut() = http::StatusCode::NOT_FOUND;
+            Ok::<_, std::convert::Infallible>(response)
+        };
+        let client = Client::new(tower::service_fn(answer), "default");
+        let table = [
+            ("web", "write default/web-0"),
+            ("a/b/c", "write default/web-0"),
+            ("/web", "write default/web-0"),
+            ("default/x", "there is no pod default/x"),
+        ];
+        for (from, expected) in table {
+            let error = explain(client.clone(), from, "10.0.0.1", "80").await;
+            let error = error.unwrap_err().to_string();
+            assert!(error.contains(expected), "{from}: {error}");
+        }
+        let forbidden = failed("pods")(api(403)).to_string();
+        assert!(forbidden.contains("may not read"), "{forbidden}");
     }
 }

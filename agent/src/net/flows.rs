@@ -1,6 +1,6 @@
 //! Flows and drops as JSON lines on a Unix socket, with the names of the pods. The programs report
 //! events only while somebody reads; the ring buffer is polled, nothing is woken. A reader that is too
-//! slow misses events, and is told how many. Also the client for the command line.
+//! slow misses events, and is told how many.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -19,9 +19,11 @@ use tokio_util::sync::CancellationToken;
 use super::cni::chain;
 use super::dump;
 use super::engine::Handle;
-use super::maps::{EventReader, MapSet};
+use super::maps::{EventReader, MapError, MapSet};
 use super::rows::Tables;
 use crate::state::State;
+
+pub mod client;
 
 /// Pause between two looks at the ring buffer.
 const POLL: Duration = Duration::from_millis(20);
@@ -75,6 +77,12 @@ pub struct Counter {
     pub dropped: bool,
     pub packets: u64,
     pub bytes: u64,
+}
+
+/// Why there is no answer, in the place of one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Failed {
+    error: String,
 }
 
 /// Path of the socket.
@@ -149,22 +157,32 @@ async fn reader(
             arrived.notify_one();
             stream_events(stream, events).await
         }
-        COUNTERS => {
-            let counters = counters_in(bpf_dir).map_err(std::io::Error::other)?;
-            for counter in counters {
-                let line = serde_json::to_string(&counter)? + "\n";
-                stream.write_all(line.as_bytes()).await?;
-            }
-            Ok(())
+        COUNTERS => once(stream, counters_in(bpf_dir)).await,
+        DUMP => once(stream, rows_in(bpf_dir)).await,
+        other => {
+            let error = format!("it does not know the request {other:?}: is it of another version?");
+            send_failure(stream, error).await
         }
-        DUMP => {
-            let maps = MapSet::open(bpf_dir).map_err(std::io::Error::other)?;
-            let tables = Tables::dump(&maps).map_err(std::io::Error::other)?;
-            let text = dump::lines(&tables).join("\n") + "\n";
+    }
+}
+
+/// An answer of so many lines, or why there is none.
+async fn once(
+    mut stream: UnixStream,
+    lines: Result<Vec<String>, MapError>,
+) -> std::io::Result<()> {
+    match lines {
+        Ok(lines) => {
+            let text = lines.join("\n") + "\n";
             stream.write_all(text.as_bytes()).await
         }
-        other => Err(std::io::Error::other(format!("unknown request {other:?}"))),
+        Err(error) => send_failure(stream, chain(&error)).await,
     }
+}
+
+async fn send_failure(mut stream: UnixStream, error: String) -> std::io::Result<()> {
+    let line = serde_json::to_string(&Failed { error })? + "\n";
+    stream.write_all(line.as_bytes()).await
 }
 
 async fn stream_events(
@@ -193,7 +211,7 @@ async fn stream_events(
     }
 }
 
-fn counters_in(bpf_dir: &Path) -> Result<Vec<Counter>, super::maps::MapError> {
+fn counters_in(bpf_dir: &Path) -> Result<Vec<String>, MapError> {
     let counts = MapSet::open(bpf_dir)?.counts()?;
     let counter = |(hook, outcome, count): (Hook, Outcome, abi::event::Count)| Counter {
         hook: hook.name().into(),
@@ -202,7 +220,12 @@ fn counters_in(bpf_dir: &Path) -> Result<Vec<Counter>, super::maps::MapError> {
         packets: count.packets,
         bytes: count.bytes,
     };
-    Ok(counts.into_iter().map(counter).collect())
+    let line = |counter| serde_json::to_string(&counter).expect("a counter has string keys only");
+    Ok(counts.into_iter().map(counter).map(line).collect())
+}
+
+fn rows_in(bpf_dir: &Path) -> Result<Vec<String>, MapError> {
+    Ok(dump::lines(&Tables::dump(&MapSet::open(bpf_dir)?)?))
 }
 
 /// Polls while there are readers, and has the programs report only then.
@@ -324,48 +347,7 @@ fn protocol_name(number: u8) -> String {
     }
 }
 
-// === client ===
-
-/// Prints flows and drops until the agent ends or stdout closes: as JSON lines, or readable.
-pub async fn client(run_dir: &Path, json: bool) -> std::io::Result<()> {
-    ask(run_dir, FLOWS, |line| {
-        if json {
-            return line.to_owned();
-        }
-        serde_json::from_str::<Flow>(line).map_or_else(|_| line.to_owned(), |f| f.to_string())
-    })
-    .await
-}
-
-/// Prints the datapath's counters: as JSON lines, or readable.
-pub async fn counters(run_dir: &Path, json: bool) -> std::io::Result<()> {
-    ask(run_dir, COUNTERS, |line| {
-        if json {
-            return line.to_owned();
-        }
-        serde_json::from_str::<Counter>(line).map_or_else(|_| line.to_owned(), |c| c.to_string())
-    })
-    .await
-}
-
-/// Prints what the datapath's maps hold, a line per row.
-pub async fn maps(run_dir: &Path) -> std::io::Result<()> {
-    ask(run_dir, DUMP, str::to_owned).await
-}
-
-async fn ask(run_dir: &Path, word: &str, show: impl Fn(&str) -> String) -> std::io::Result<()> {
-    let mut stream = UnixStream::connect(socket_path(run_dir)).await?;
-    stream.write_all(format!("{word}\n").as_bytes()).await?;
-    let mut lines = BufReader::new(stream).lines();
-    let mut stdout = tokio::io::stdout();
-    while let Some(line) = lines.next_line().await? {
-        stdout
-            .write_all(format!("{}\n", show(&line)).as_bytes())
-            .await?;
-        stdout.flush().await?;
-    }
-    Ok(())
-}
+// === readable ===
 
 impl std::fmt::Display for End {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -3,11 +3,10 @@
 
 use std::sync::Arc;
 
-use sha2::{Digest, Sha256};
-
 use super::host::Uplinks;
 use super::load::{Datapath, LoadError, Sizes, netns_cookie};
 use super::maps::{CfgTable, MapError, MapSet};
+use super::seed;
 use crate::Config;
 
 /// Attachment of the programs.
@@ -37,6 +36,8 @@ pub struct Settings {
     pub host_ports: bool,
     /// Somebody reads flows and drops.
     pub events: bool,
+    /// Of the hash that chooses backends; `None` until it is known.
+    pub seed: Option<u64>,
 }
 
 /// The datapath could not be made ready.
@@ -52,11 +53,16 @@ pub enum Error {
 
 /// Loads the programs, writes their configuration, and attaches those of the node. What an earlier
 /// agent attached gets the new programs in one go.
-pub fn load(cfg: &Config, uplinks: &Uplinks) -> Result<(Hooks, MapSet), Error> {
+pub fn load(
+    cfg: &Config,
+    uplinks: &Uplinks,
+    seed: Option<u64>,
+) -> Result<(Hooks, MapSet), Error> {
     let datapath = Datapath::load(&cfg.bpf_dir, &Sizes::default())?;
     let mut maps = datapath.maps()?;
     let before = maps.get::<CfgTable>(&0)?;
-    let row = configuration(cfg, uplinks, &datapath, before)?;
+    let mut row = configuration(cfg, uplinks, &datapath, before)?;
+    row.secret = seed::choose(seed, before.map(|b| b.secret), &cfg.ca_pem);
     maps.put::<CfgTable>(&0, &row)?;
     let adopted = datapath.adopt_links()?;
     tracing::info!(links = adopted.len(), "datapath loaded");
@@ -91,7 +97,7 @@ fn configuration(
         std::net::IpAddr::V4(_) => None,
     });
     Ok(abi::Cfg {
-        secret: secret(cfg),
+        secret: before.map_or(0, |b| b.secret),
         netns_cookie: netns_cookie().map_err(Error::Cookie)?,
         // Running programs need what an earlier agent knew until this one knows it again.
         flags: before.map_or(0, |b| b.flags & (abi::CFG_UPLINK_OUT | abi::CFG_HOST_PORTS)),
@@ -106,16 +112,6 @@ fn configuration(
         node_port_hi: cfg.node_ports.1,
         reserved: [0; 9],
     })
-}
-
-/// The same on every node, without a secret that would have to be handed around.
-fn secret(cfg: &Config) -> u64 {
-    let digest = Sha256::new()
-        .chain_update(b"windlass hash")
-        .chain_update(&cfg.ca_pem)
-        .finalize();
-    let first = digest.first_chunk().expect("SHA-256 has 32 bytes");
-    u64::from_ne_bytes(*first)
 }
 
 // === impl Hooks ===
@@ -149,8 +145,12 @@ impl Hooks {
             host_backends,
             host_ports,
             events,
+            seed,
         } = settings;
         let mut cfg = kernel.cfg;
+        if let Some(seed) = seed {
+            cfg.secret = seed;
+        }
         if node_ix != 0 {
             cfg.node_ix = node_ix;
         }

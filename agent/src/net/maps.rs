@@ -127,7 +127,14 @@ pub struct MapSet {
 #[derive(Debug)]
 enum Backing {
     Kernel(BTreeMap<&'static str, OwnedFd>),
-    Memory(BTreeMap<&'static str, BTreeMap<Vec<u8>, Vec<u8>>>),
+    Memory(BTreeMap<&'static str, Memory>),
+}
+
+/// A map in memory, which can be full as one of the kernel's.
+#[derive(Debug, Default)]
+struct Memory {
+    rows: BTreeMap<Vec<u8>, Vec<u8>>,
+    limit: Option<usize>,
 }
 
 // === impl MapSet ===
@@ -138,6 +145,14 @@ impl MapSet {
         Self {
             backing: Backing::Memory(BTreeMap::new()),
         }
+    }
+
+    /// The same maps in memory, one of them with room for so many rows.
+    pub fn with_limit(mut self, map: &'static str, rows: usize) -> Self {
+        if let Backing::Memory(maps) = &mut self.backing {
+            maps.entry(map).or_default().limit = Some(rows);
+        }
+        self
     }
 
     /// The maps pinned in `dir` (`NAME_vVERSION`).
@@ -161,9 +176,13 @@ impl MapSet {
             Backing::Kernel(fds) => retry(|| sys::update(fd_of(fds, T::NAME), key, value, 0))
                 .map_err(error(T::NAME, "update")),
             Backing::Memory(maps) => {
-                maps.entry(T::NAME)
-                    .or_default()
-                    .insert(key.to_vec(), value.to_vec());
+                let map = maps.entry(T::NAME).or_default();
+                let full = map.limit.is_some_and(|limit| map.rows.len() >= limit);
+                if full && !map.rows.contains_key(key) {
+                    let source = io::Error::from_raw_os_error(libc::E2BIG);
+                    return Err(error(T::NAME, "update")(source));
+                }
+                map.rows.insert(key.to_vec(), value.to_vec());
                 Ok(())
             }
         }
@@ -183,7 +202,7 @@ impl MapSet {
             }
             Backing::Memory(maps) => Ok(maps
                 .get(T::NAME)
-                .and_then(|rows| rows.get(key))
+                .and_then(|map| map.rows.get(key))
                 .map(|value| bytemuck::pod_read_unaligned(value))),
         }
     }
@@ -202,7 +221,7 @@ impl MapSet {
             }
             Backing::Memory(maps) => Ok(maps
                 .get_mut(T::NAME)
-                .is_some_and(|rows| rows.remove(key).is_some())),
+                .is_some_and(|map| map.rows.remove(key).is_some())),
         }
     }
 
@@ -229,7 +248,7 @@ impl MapSet {
             Backing::Memory(maps) => Ok(maps
                 .get(T::NAME)
                 .into_iter()
-                .flatten()
+                .flat_map(|map| &map.rows)
                 .map(|(key, value)| {
                     (
                         bytemuck::pod_read_unaligned(key),

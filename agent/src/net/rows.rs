@@ -7,7 +7,7 @@ use abi::{V4, V6};
 
 use super::maps::{
     BeTable, EpMacTable, EpTable, FeTable, IpTable, MapError, MapSet, NetTable, NodeTable,
-    PeerTable, PolTable, PolxTable, SvcTable,
+    PeerTable, PolTable, PolxTable, SvcTable, Table,
 };
 
 /// Declares the tables in the order their rows are written: what is referred to before what refers.
@@ -48,6 +48,13 @@ macro_rules! tables {
         }
 
         impl Key {
+            /// `abi::map` name of the table.
+            pub fn map(&self) -> &'static str {
+                match self {
+                    $(Self::$name(_) => <$table as Table>::NAME,)*
+                }
+            }
+
             /// Removes the row; false if there was none.
             pub fn remove(&self, maps: &mut MapSet) -> Result<bool, MapError> {
                 match self {
@@ -94,6 +101,11 @@ macro_rules! tables {
                         self.$field.remove(key);
                     })*
                 }
+            }
+
+            /// How many rows each table has, by its `abi::map` name.
+            pub fn sizes(&self) -> Vec<(&'static str, usize)> {
+                vec![$((<$table as Table>::NAME, self.$field.len()),)*]
             }
 
             /// All rows, table by table in the order of writing.

@@ -42,7 +42,15 @@ fn a_datapath_that_cannot_be_loaded_is_tried_again_and_said_to_pods_meanwhile() 
         let (_states, receiver) = watch::channel(state(&["web"]));
         let (stages, mut stage) = watch::channel(Stage::Starting);
         let shutdown = CancellationToken::new();
-        let supervisor = Supervisor::new(Arc::new(cfg.clone()), receiver, stages);
+        let supervisor = Supervisor {
+            cfg: Arc::new(cfg.clone()),
+            states: receiver,
+            seed: watch::channel(Some(7)).1,
+            stages,
+            limits: watch::Sender::default(),
+            listening: false,
+            serving: false,
+        };
         let stop = shutdown.clone();
         let running = tokio::spawn(async move { supervisor.run(&stop).await });
 

@@ -9,8 +9,10 @@ use super::rows::{Key, Row, Step, Tables};
 
 /// How long a row stays after the last reference to it is gone.
 pub const RETIREMENT: Duration = Duration::from_secs(1);
-/// Failed steps kept for another attempt; beyond it the oldest are given up (and logged).
+/// Failed steps kept for another attempt; beyond it the oldest are given up (and said so).
 const RETRY_LIMIT: usize = 65_536;
+/// First and longest pause before failed steps are repeated: a full map may stay full.
+const RETRY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(10));
 
 /// The owner of the maps.
 #[derive(Debug)]
@@ -18,8 +20,20 @@ pub struct Writer {
     maps: MapSet,
     tables: Tables,
     retired: HashMap<Key, Instant>,
-    failed: VecDeque<Step>,
+    failed: VecDeque<Failed>,
+    /// When failed steps are repeated, and the pause that led there.
+    retry: Option<(Instant, Duration)>,
+    given_up: bool,
     writes: u64,
+    removals: u64,
+}
+
+/// A step that could not be carried out, and what the kernel said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Failed {
+    pub step: Step,
+    /// 0 if it was no system call.
+    pub errno: i32,
 }
 
 // === impl Writer ===
@@ -33,7 +47,10 @@ impl Writer {
             tables,
             retired: HashMap::new(),
             failed: VecDeque::new(),
+            retry: None,
+            given_up: false,
             writes: 0,
+            removals: 0,
         })
     }
 
@@ -52,13 +69,29 @@ impl Writer {
         self.writes
     }
 
+    /// Rows removed so far: when this grows, what did not fit may.
+    pub fn removals(&self) -> u64 {
+        self.removals
+    }
+
+    /// Steps that wait for another attempt.
+    pub fn failed(&self) -> impl Iterator<Item = &Failed> {
+        self.failed.iter()
+    }
+
+    /// Whether a failed step was ever given up: the maps may lack rows until the agent is restarted.
+    pub fn has_given_up(&self) -> bool {
+        self.given_up
+    }
+
     /// Carries out the steps; failures are logged and tried again by [`Writer::tick`].
     pub fn apply(&mut self, steps: &[Step], now: Instant) {
         for step in steps {
             self.forget_failed(step);
             if let Err(error) = self.step(step, now) {
                 tracing::warn!(%error, source = ?error.source, ?step, "map write failed");
-                self.defer(*step);
+                self.defer(*step, &error);
+                self.retry.get_or_insert((now + RETRY.0, RETRY.0));
             }
         }
     }
@@ -75,11 +108,20 @@ impl Writer {
             self.retired.remove(&key);
             self.apply(&[Step::Remove(key)], now);
         }
-        for step in std::mem::take(&mut self.failed) {
-            if self.step(&step, now).is_err() {
-                self.defer(step);
+        let Some((at, pause)) = self.retry.filter(|_| !self.failed.is_empty()) else {
+            self.retry = None;
+            return;
+        };
+        if at > now {
+            return;
+        }
+        for failed in std::mem::take(&mut self.failed) {
+            if let Err(error) = self.step(&failed.step, now) {
+                self.defer(failed.step, &error);
             }
         }
+        let pause = (pause * 2).min(RETRY.1);
+        self.retry = Some((now + pause, pause));
     }
 
     /// Whether rows wait for their removal, or steps for another attempt.
@@ -119,6 +161,7 @@ impl Writer {
             key.remove(&mut self.maps)?;
             self.tables.remove(key);
             self.writes += 1;
+            self.removals += 1;
         }
         Ok(())
     }
@@ -133,16 +176,18 @@ impl Writer {
     /// A newer step for the same key makes a failed one obsolete.
     fn forget_failed(&mut self, step: &Step) {
         if let Some(key) = step.key().filter(|_| !self.failed.is_empty()) {
-            self.failed.retain(|failed| failed.key() != Some(key));
+            self.failed.retain(|failed| failed.step.key() != Some(key));
         }
     }
 
-    fn defer(&mut self, step: Step) {
+    fn defer(&mut self, step: Step, error: &MapError) {
         if self.failed.len() >= RETRY_LIMIT {
             let lost = self.failed.pop_front();
             tracing::error!(?lost, "gave up a map write");
+            self.given_up = true;
         }
-        self.failed.push_back(step);
+        let errno = error.source.raw_os_error().unwrap_or(0);
+        self.failed.push_back(Failed { step, errno });
     }
 }
 
@@ -190,5 +235,24 @@ mod tests {
         row(1).put(&mut maps).unwrap();
         let writer = Writer::new(maps).unwrap();
         assert_eq!(writer.tables().rows(), [row(1)]);
+    }
+
+    #[test]
+    fn a_full_map_is_tried_again_less_and_less_often_until_there_is_room() {
+        let mut writer = Writer::new(MapSet::memory().with_limit("ip4", 1)).unwrap();
+        let now = Instant::now();
+        writer.apply(&[Step::Put(row(1)), Step::Put(row(2))], now);
+        let failed: Vec<Failed> = writer.failed().copied().collect();
+        assert_eq!((failed[0].step, failed[0].errno), (Step::Put(row(2)), libc::E2BIG));
+        let mut at = now;
+        for pause in [250, 500, 1000, 2000, 4000, 8000, 10_000, 10_000] {
+            at += Duration::from_millis(pause);
+            writer.tick(at - Duration::from_millis(1));
+            assert_eq!(writer.failed().count(), 1);
+            writer.tick(at);
+        }
+        writer.apply(&[Step::Remove(row(1).key())], at);
+        writer.tick(at + RETRY.1);
+        assert!(writer.tables().has(&row(2)) && !writer.has_due());
     }
 }

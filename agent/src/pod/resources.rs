@@ -44,73 +44,14 @@ type List = BTreeMap<String, Quantity>;
 
 /// Thousandths of the unit, rounded up; `None` for what is not a quantity.
 pub fn milli(quantity: &str) -> Option<i64> {
-    let text = quantity.trim();
-    let split = text
-        .char_indices()
-        .find(|(at, c)| !(c.is_ascii_digit() || *c == '.' || (*at == 0 && matches!(c, '+' | '-'))))
-        .map_or(text.len(), |(at, _)| at);
-    let (number, suffix) = text.split_at(split);
-    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
-    let negative = whole.starts_with('-');
-    let whole: i128 = match whole.trim_start_matches(['+', '-']) {
-        "" if fraction.is_empty() => return None,
-        "" => 0,
-        digits => digits.parse().ok()?,
-    };
-    let fraction = &fraction[..fraction.len().min(18)];
-    let scale = 10_i128.pow(u32::try_from(fraction.len()).ok()?);
-    let part: i128 = if fraction.is_empty() {
-        0
-    } else {
-        fraction.parse().ok()?
-    };
-    let (times, over) = multiplier(suffix)?;
-    let numerator = (whole * scale + part)
-        .checked_mul(times)?
-        .checked_mul(i128::from(MILLI))?;
-    let divisor = scale * over;
-    let value = (numerator + divisor - 1) / divisor;
-    i64::try_from(if negative { -value } else { value })
-        .ok()
-        .or(Some(i64::MAX))
+    let parsed = api::quantity::Quantity::parse(quantity.trim());
+    Some(parsed.ok()?.milli_value())
 }
 
 /// Whole units, rounded up.
 pub fn value(quantity: &str) -> Option<i64> {
-    let milli = milli(quantity)?;
-    if milli == i64::MAX {
-        // More than 9.2e15: bytes in the petabytes; thousandths do not matter there.
-        return Some(i64::MAX / MILLI);
-    }
-    Some(milli.div_euclid(MILLI) + i64::from(milli.rem_euclid(MILLI) != 0))
-}
-
-fn multiplier(suffix: &str) -> Option<(i128, i128)> {
-    let binary = |shift: u32| Some((1_i128 << shift, 1));
-    let decimal = |digits: u32| Some((10_i128.pow(digits), 1));
-    match suffix {
-        "" => Some((1, 1)),
-        "n" => Some((1, 1_000_000_000)),
-        "u" => Some((1, 1_000_000)),
-        "m" => Some((1, 1000)),
-        "k" => decimal(3),
-        "M" => decimal(6),
-        "G" => decimal(9),
-        "T" => decimal(12),
-        "P" => decimal(15),
-        "E" => decimal(18),
-        "Ki" => binary(10),
-        "Mi" => binary(20),
-        "Gi" => binary(30),
-        "Ti" => binary(40),
-        "Pi" => binary(50),
-        "Ei" => binary(60),
-        _ => {
-            let exponent: i32 = suffix.strip_prefix(['e', 'E'])?.parse().ok()?;
-            let power = 10_i128.checked_pow(exponent.unsigned_abs())?;
-            Some(if exponent < 0 { (1, power) } else { (power, 1) })
-        }
-    }
+    let parsed = api::quantity::Quantity::parse(quantity.trim());
+    Some(parsed.ok()?.value())
 }
 
 fn cpu(list: Option<&List>) -> Option<i64> {
@@ -171,7 +112,7 @@ pub fn of_container(
     LinuxContainerResources {
         cpu_shares: shares(request.or(limit).unwrap_or(0)),
         cpu_period: QUOTA_PERIOD,
-        cpu_quota: limit.map_or(0, quota),
+        cpu_quota: limit.filter(|limit| *limit > 0).map_or(0, quota),
         memory_limit_in_bytes: memory(limits(container)).unwrap_or(0),
         oom_score_adj: oom_score(pod, container, memory_capacity),
         ..LinuxContainerResources::default()
@@ -297,25 +238,6 @@ mod tests {
             }),
             ..Pod::default()
         }
-    }
-
-    #[test]
-    fn quantities_are_read_in_thousandths_rounded_up() {
-        let table = [
-            ("100m", 100),
-            ("1", 1000),
-            ("1.5", 1500),
-            ("0.0001", 1),
-            ("1Ki", 1_024_000),
-            ("1e3", 1_000_000),
-            ("5M", 5_000_000_000),
-            ("1500u", 2),
-        ];
-        for (text, expected) in table {
-            assert_eq!(milli(text), Some(expected), "{text}");
-        }
-        assert_eq!(milli("abc"), None);
-        assert_eq!(value("64Mi"), Some(64 << 20));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::{Api, Body, Refusal, respond};
 use crate::cri::messages as m;
+use crate::metrics::metric;
 use crate::pod::observed::{POD_NAME, POD_NAMESPACE, POD_UID};
 use crate::pod::status::seconds;
 
@@ -83,8 +84,10 @@ impl Api {
     }
 
     pub(super) fn metrics(&self) -> Result<Response<Body>, Refusal> {
-        let pods = self.pods.borrow().len();
-        let text = format!("# TYPE kubelet_working_pods gauge\nkubelet_working_pods {pods}\n");
+        let pods = self.pods.borrow().len() as u64;
+        let mut text = self.metrics.render();
+        let working = [(String::new(), pods)];
+        metric(&mut text, "gauge", "kubelet_working_pods", working);
         Ok(respond(StatusCode::OK, TEXT, text))
     }
 

@@ -48,10 +48,6 @@ pub(in crate::net) fn config(dir: &Path) -> Config {
         node_ips: vec![NODE_IP.parse().unwrap()],
         server: String::new(),
         ca_pem: vec![],
-        serving: crate::config::KeyPair {
-            cert_pem: vec![],
-            key_pem: vec![],
-        },
         kubelet_address: "127.0.0.1:10250".parse().unwrap(),
         runtime_endpoint: text("cri.sock"),
         root_dir: text("root"),
@@ -157,6 +153,7 @@ impl TestNode {
             netlink: netlink.clone(),
             store: Store::open(&cfg.root_dir.join("net")).unwrap(),
             states: receiver,
+            seed: watch::channel(None).1,
         };
         let (engine, handle, mut status) = crate::net::engine::Engine::new(parts);
         let shutdown = CancellationToken::new();

@@ -11,6 +11,9 @@ use crate::net::plan::backend::{Backends, Target};
 use crate::net::plan::service::{Frontend, PortId, PortProgram, Program};
 use crate::state::{ContainerPort, ObjectKey, Pod};
 
+/// Marks the name of a pod that is planned as a Service; no Service has a colon in its name.
+const HOST_PORTS: &str = ":hostport";
+
 impl Core {
     /// Makes the frontends show the hostPorts of the pods that have an open endpoint.
     pub(super) fn plan_host_ports(&mut self, now: Instant) {
@@ -44,9 +47,7 @@ impl Core {
                 .services
                 .plan(&key, &program, nodes, self.writer.tables());
             self.writer.apply(&steps, now);
-            for refused in refused {
-                tracing::warn!(%refused, "hostPort does not fit");
-            }
+            self.note_refused(&key, refused);
             if program.ports.is_empty() {
                 self.host_ports.remove(&key);
             } else {
@@ -56,12 +57,17 @@ impl Core {
     }
 }
 
-/// No Service has a colon in its name.
 fn service_key(pod: &ObjectKey) -> ObjectKey {
     ObjectKey {
         namespace: pod.namespace.clone(),
-        name: format!("{}:hostport", pod.name).into(),
+        name: format!("{}{HOST_PORTS}", pod.name).into(),
     }
+}
+
+/// The pod whose hostPorts are planned under this name.
+pub(super) fn pod_of(key: &ObjectKey) -> Option<ObjectKey> {
+    let name = key.name.strip_suffix(HOST_PORTS)?;
+    Some(ObjectKey::new(&key.namespace, name))
 }
 
 fn program(pod: &Pod, addresses: &[IpAddr], node: &str) -> Program {

@@ -230,6 +230,31 @@ impl Core {
         self.writer.apply(&steps, now);
     }
 
+    // --- whose rows ---
+
+    /// Policies that select a local pod of that set.
+    pub(super) fn policies_in_set(&self, set_id: u32) -> Vec<ObjectKey> {
+        let compiled = self.policy.compiled.endpoints.iter();
+        let pods: Vec<&Arc<policies::Pod>> = compiled
+            .filter(|(_, verdicts)| verdicts.set_id == set_id)
+            .filter_map(|(name, _)| {
+                let key = ObjectKey::new(&name.namespace, &name.name);
+                self.policy.local.get(&key)
+            })
+            .collect();
+        let selecting = self.policy.policies.iter();
+        let selecting =
+            selecting.filter(|(_, (_, parsed))| pods.iter().any(|pod| parsed.selects(pod)));
+        selecting.map(|(key, _)| key.clone()).collect()
+    }
+
+    /// Policies that name blocks of addresses.
+    pub(super) fn policies_with_blocks(&self) -> impl Iterator<Item = ObjectKey> {
+        let all = self.policy.policies.iter();
+        let with = all.filter(|(_, (_, parsed))| parsed.has_blocks());
+        with.map(|(key, _)| key.clone())
+    }
+
     // --- the world ---
 
     /// Pods with addresses: those of the local sandboxes, and the owners of all others.

@@ -47,6 +47,8 @@ pub struct Program {
     pub nodes: Nodes,
     /// Index of this node.
     pub own_ix: u16,
+    /// Policies' ranges have so many boundaries that none was written: their blocks allow nothing.
+    pub blocks_refused: Option<u32>,
 }
 
 /// Indices given to nodes, recovered from the maps.
@@ -113,6 +115,15 @@ impl NodeIndex {
             }
             program.routes.extend(routes(node, facts));
         }
+        // A boundary left out could widen a block by what it excepts: all of them fit, or none is used.
+        let bounds = ranges.len() + classes.len();
+        let none = RangeClasses::new();
+        let classes = if bounds > abi::limits::NETS as usize {
+            program.blocks_refused = Some(u32::try_from(classes.len()).unwrap_or(u32::MAX));
+            &none
+        } else {
+            classes
+        };
         program.rows.extend(net_rows(&ranges, classes));
         program.rows.extend(
             facts

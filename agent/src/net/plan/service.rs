@@ -2,7 +2,7 @@
 //! number of the kernel's, what one Service wants; [`Services::plan`] gives ids, compares with what the
 //! maps hold and yields the steps, a changed endpoint being three writes at any size of list.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -30,16 +30,39 @@ pub struct Nodes {
     pub addresses: HashMap<IpAddr, u16>,
 }
 
-/// Limits reached: what did not fit is left out, and reported.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+/// A limit reached: what did not fit is left out of the maps, and reported.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, thiserror::Error)]
 pub enum Refused {
-    #[error(
-        "{service}: no free backend identity (limit {})",
-        abi::limits::INCARNATIONS
-    )]
-    Identities { service: ObjectKey },
-    #[error("{service}: {have} endpoints, limit {}", abi::limits::LIST)]
-    List { service: ObjectKey, have: usize },
+    #[error("no room for another service port (limit {limit})")]
+    Ports { limit: u32 },
+    #[error("no room for another address and port of a Service (limit {limit})")]
+    Frontends { limit: u32 },
+    #[error("no free backend identity (limit {})", abi::limits::INCARNATIONS)]
+    Identities,
+    #[error("{have} endpoints, of which {taken} fit")]
+    Backends { have: u32, taken: u32 },
+}
+
+/// How many rows the maps take; the sizes of `abi` but in tests.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    pub ports: u32,
+    pub frontends: u32,
+    /// Of all lists together.
+    pub backends: u32,
+    /// Of one list.
+    pub list: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            ports: abi::limits::SERVICES,
+            frontends: abi::limits::FRONTENDS,
+            backends: abi::limits::BACKENDS,
+            list: abi::limits::LIST,
+        }
+    }
 }
 
 /// Ids given out, and which rows belong to which Service.
@@ -54,7 +77,26 @@ pub struct Services {
     svc_ids: Ids,
     list_ids: Ids,
     identities: Identities,
+    limits: Limits,
     recovered: bool,
+}
+
+/// One call of [`Services::plan`]: what it looks at, and what it has come to.
+struct Work<'a> {
+    nodes: &'a Nodes,
+    current: &'a Tables,
+    room: Room,
+    steps: Vec<Step>,
+    refused: BTreeSet<Refused>,
+}
+
+/// Rows that can still be added; those that wait for their removal take room.
+struct Room {
+    ports: usize,
+    fe4: usize,
+    fe6: usize,
+    be4: usize,
+    be6: usize,
 }
 
 #[derive(Debug, Clone)]
@@ -106,33 +148,57 @@ impl Services {
         self.identities.last = self.identities.used.iter().copied().max().unwrap_or(0);
     }
 
-    /// Steps that make the maps hold `program` for `service` (an empty program removes it).
+    /// The same with maps of other sizes.
+    pub fn with_limits(limits: Limits) -> Self {
+        Self {
+            limits,
+            ..Self::default()
+        }
+    }
+
+    /// Steps that make the maps hold `program` for `service` (an empty program removes it), and what
+    /// of it does not fit.
     pub fn plan(
         &mut self,
         service: &ObjectKey,
         program: &Program,
         nodes: &Nodes,
         current: &Tables,
-    ) -> (Vec<Step>, Vec<Refused>) {
+    ) -> (Vec<Step>, BTreeSet<Refused>) {
         self.recover(current);
-        let (mut steps, mut refused) = (Vec::new(), Vec::new());
+        let mut work = Work {
+            nodes,
+            current,
+            room: Room::of(current, &self.limits),
+            steps: Vec::new(),
+            refused: BTreeSet::new(),
+        };
         let mut fe_rows = Vec::new();
         for port in &program.ports {
             let svc_id = if port.id.ipv4 {
-                self.plan_port::<V4>(port, nodes, current, &mut steps, &mut refused)
+                self.plan_port::<V4>(port, &mut work)
             } else {
-                self.plan_port::<V6>(port, nodes, current, &mut steps, &mut refused)
+                self.plan_port::<V6>(port, &mut work)
             };
-            for frontend in &port.frontends {
-                fe_rows.push(frontend_row(frontend, svc_id));
+            if let Some(svc_id) = svc_id {
+                fe_rows.extend(port.frontends.iter().map(|f| frontend_row(f, svc_id)));
             }
         }
         for (address, scope) in &program.markers {
             fe_rows.push(marker_row(*address, *scope));
         }
+        let limit = self.limits.frontends;
+        fe_rows.retain(|row| work.room.takes_frontend(row, current));
+        let wanted = program.markers.len() + program.ports.iter().map(|p| p.frontends.len()).sum::<usize>();
+        if fe_rows.len() < wanted && !work.refused.contains(&self.no_port()) {
+            work.refused.insert(Refused::Frontends { limit });
+        }
         let frontends: Vec<Key> = fe_rows.iter().map(Row::key).collect();
         self.owner
             .extend(frontends.iter().map(|key| (*key, service.clone())));
+        let Work {
+            mut steps, refused, ..
+        } = work;
         steps.extend(fe_rows.into_iter().map(Step::Put));
         let ports = program.ports.iter().map(|p| p.id.clone()).collect();
         let old = self
@@ -143,6 +209,28 @@ impl Services {
             self.owned.remove(service);
         }
         (steps, refused)
+    }
+
+    /// The Service (or pod with hostPorts) a row belongs to.
+    pub fn owner_of(&self, key: &Key) -> Option<&ObjectKey> {
+        let with = |test: &dyn Fn(&Installed) -> bool| {
+            let mut ports = self.ports.iter();
+            ports.find(|(_, i)| test(i)).map(|(id, _)| &id.service)
+        };
+        match key {
+            Key::Fe4(_) | Key::Fe6(_) => self.owner.get(key),
+            Key::Svc(id) => with(&|i| i.svc_id == *id),
+            Key::Be4(slot) | Key::Be6(slot) => {
+                with(&|i| i.cluster == slot.list || i.local == slot.list)
+            }
+            _ => None,
+        }
+    }
+
+    fn no_port(&self) -> Refused {
+        Refused::Ports {
+            limit: self.limits.ports,
+        }
     }
 
     /// Rows nobody owns: run once after the first full sync, when every Service has been planned.
@@ -179,45 +267,51 @@ impl Services {
         self.owned.keys()
     }
 
-    /// Backends first, then the service port; returns its id.
-    fn plan_port<A: Family>(
-        &mut self,
-        port: &PortProgram,
-        nodes: &Nodes,
-        current: &Tables,
-        steps: &mut Vec<Step>,
-        refused: &mut Vec<Refused>,
-    ) -> u32 {
+    /// Backends first, then the service port; returns its id, if there is room for it.
+    fn plan_port<A: Family>(&mut self, port: &PortProgram, work: &mut Work<'_>) -> Option<u32> {
         let mut installed = match self.ports.remove(&port.id) {
             Some(installed) => installed,
-            None => self.adopt::<A>(port, current),
+            None => self.adopt::<A>(port, work.current),
         };
-        let wanted = self.identities_of::<A>(port, &mut installed, nodes, steps, refused);
-        let old = current.svc.get(&installed.svc_id);
-        let mut list = |id: u32, n: u32, targets: &[Target]| {
-            let limit = abi::limits::LIST as usize;
-            if targets.len() > limit {
-                let service = port.id.service.clone();
-                let have = targets.len();
-                refused.push(Refused::List { service, have });
-            }
-            let values = targets.iter().filter_map(|t| wanted.get(t).copied());
-            plan_list::<A>(id, n, &values.take(limit).collect::<Vec<_>>(), current)
-        };
+        let old = work.current.svc.get(&installed.svc_id);
+        if old.is_none() && !take(&mut work.room.ports) {
+            self.taken.remove(&installed.svc_id);
+            work.refused.insert(self.no_port());
+            return None;
+        }
+        let wanted = self.identities_of::<A>(port, &mut installed, work);
         let old_n = old.map_or((0, 0), |s| (s.cluster.n, s.local.n));
+        let list_limit = self.limits.list;
+        let mut list = |id: u32, n: u32, targets: &[Target]| {
+            let room = work.room.backends::<A>();
+            let limit = (list_limit as usize).min(n as usize + *room);
+            let values = targets.iter().filter_map(|t| wanted.get(t).copied());
+            let plan = plan_list::<A>(id, n, &values.take(limit).collect::<Vec<_>>(), work.current);
+            *room -= (plan.n.saturating_sub(n) as usize).min(*room);
+            if targets.len() > limit {
+                let (have, taken) = (bounded(targets.len()), bounded(limit));
+                work.refused.insert(Refused::Backends { have, taken });
+            }
+            plan
+        };
         let cluster = list(installed.cluster, old_n.0, &port.backends.cluster);
         let local = list(installed.local, old_n.1, &port.backends.local);
         let value = service_value(port, &installed, cluster.n, local.n);
         let writes = cluster.writes.iter().chain(&local.writes).copied();
-        steps.extend(writes.map(Step::Put));
-        steps.push(Step::Put(Row::Svc(installed.svc_id, value)));
+        work.steps.extend(writes.map(Step::Put));
+        work.steps
+            .push(Step::Put(Row::Svc(installed.svc_id, value)));
         let tails = cluster.tail.iter().chain(&local.tail).copied();
-        steps.extend(tails.map(Step::Retire));
+        work.steps.extend(tails.map(Step::Retire));
         let serving = &port.backends.serving;
-        self.release(&mut installed, |t| !serving.contains_key(t), steps);
+        self.release(
+            &mut installed,
+            |t| !serving.contains_key(t),
+            &mut work.steps,
+        );
         let svc_id = installed.svc_id;
         self.ports.insert(port.id.clone(), installed);
-        svc_id
+        Some(svc_id)
     }
 
     /// Every serving backend with its identity, as a row without a list.
@@ -225,20 +319,17 @@ impl Services {
         &mut self,
         port: &PortProgram,
         installed: &mut Installed,
-        nodes: &Nodes,
-        steps: &mut Vec<Step>,
-        refused: &mut Vec<Refused>,
+        work: &mut Work<'_>,
     ) -> BTreeMap<Target, BeValue<A>> {
         let mut values = BTreeMap::new();
         for (target, node) in &port.backends.serving {
-            match self.identity(installed, *target, steps) {
+            match self.identity(installed, *target, &mut work.steps) {
                 Some(be_ix) => {
-                    let value = backend_value::<A>(*target, node.as_deref(), be_ix, nodes);
+                    let value = backend_value::<A>(*target, node.as_deref(), be_ix, work.nodes);
                     values.insert(*target, value);
                 }
                 None => {
-                    let service = port.id.service.clone();
-                    refused.push(Refused::Identities { service });
+                    work.refused.insert(Refused::Identities);
                 }
             }
         }
@@ -358,6 +449,48 @@ fn service_value(port: &PortProgram, installed: &Installed, cluster: u32, local:
         flags: if affinity > 0 { abi::SVC_AFFINITY } else { 0 },
         reserved: [0; 2],
     }
+}
+
+// === impl Room ===
+
+impl Room {
+    fn of(current: &Tables, limits: &Limits) -> Self {
+        let left = |limit: u32, used: usize| (limit as usize).saturating_sub(used);
+        Self {
+            ports: left(limits.ports, current.svc.len()),
+            fe4: left(limits.frontends, current.fe4.len()),
+            fe6: left(limits.frontends, current.fe6.len()),
+            be4: left(limits.backends, current.be4.len()),
+            be6: left(limits.backends, current.be6.len()),
+        }
+    }
+
+    fn backends<A: Family>(&mut self) -> &mut usize {
+        if A::FAMILY == abi::FAMILY_V4 {
+            &mut self.be4
+        } else {
+            &mut self.be6
+        }
+    }
+
+    /// Whether the frontend is there, or fits.
+    fn takes_frontend(&mut self, row: &Row, current: &Tables) -> bool {
+        let room = match row {
+            Row::Fe4(..) => &mut self.fe4,
+            _ => &mut self.fe6,
+        };
+        current.has_key(&row.key()) || take(room)
+    }
+}
+
+fn take(room: &mut usize) -> bool {
+    let fits = *room > 0;
+    *room = room.saturating_sub(1);
+    fits
+}
+
+fn bounded(count: usize) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
 }
 
 // === ids ===

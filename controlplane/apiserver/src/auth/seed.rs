@@ -17,8 +17,11 @@ use super::rule::PolicyRule;
 
 const GROUP: &str = "rbac.authorization.k8s.io";
 const VERSION: &str = "v1";
-/// Group of the agents' network half, and the role bound to it.
+/// Group of the agents' network half, and the roles bound to it.
 const NET: &str = "windlass:net";
+/// Secret with the seed of the datapath's hash; nobody but the network halves may read it.
+const DATAPATH_SECRET: &str = "windlass-datapath";
+const SYSTEM: &str = "kube-system";
 const APPROVER: &str = "windlass:approve-node-certificates";
 
 /// An object that must exist, in a namespace (`""`: cluster-scoped).
@@ -50,16 +53,19 @@ pub fn seeds() -> Vec<Seed> {
     cluster_roles.push(approver_role());
     let mut cluster_bindings = parse(&facts.cluster_role_bindings);
     cluster_bindings.extend(join_bindings());
+    let (mut roles, mut bindings) = (parse(&facts.roles), parse(&facts.role_bindings));
+    roles.push(seed_role());
+    bindings.push(seed_binding());
     let mut seeds = Vec::new();
     let kinds = [
         ("ClusterRole", "clusterroles", cluster_roles),
-        ("Role", "roles", parse(&facts.roles)),
+        ("Role", "roles", roles),
         (
             "ClusterRoleBinding",
             "clusterrolebindings",
             cluster_bindings,
         ),
-        ("RoleBinding", "rolebindings", parse(&facts.role_bindings)),
+        ("RoleBinding", "rolebindings", bindings),
     ];
     for (kind, resource, objects) in kinds {
         seeds.extend(
@@ -202,6 +208,31 @@ fn net_role() -> Value {
                 "verbs": ["create", "get", "list", "watch"],
             },
         ],
+    })
+}
+
+/// Lets the network halves read the seed of the datapath's hash.
+fn seed_role() -> Value {
+    json!({
+        "metadata": {
+            "name": NET,
+            "namespace": SYSTEM,
+            "labels": {"kubernetes.io/bootstrapping": "rbac-defaults"},
+        },
+        "rules": [{
+            "apiGroups": [""],
+            "resources": ["secrets"],
+            "resourceNames": [DATAPATH_SECRET],
+            "verbs": ["get"],
+        }],
+    })
+}
+
+fn seed_binding() -> Value {
+    json!({
+        "metadata": {"name": NET, "namespace": SYSTEM},
+        "roleRef": {"apiGroup": GROUP, "kind": "Role", "name": NET},
+        "subjects": [{"apiGroup": GROUP, "kind": "Group", "name": NET}],
     })
 }
 

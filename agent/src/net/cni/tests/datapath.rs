@@ -100,7 +100,7 @@ struct Pair {
 }
 
 fn load(cfg: &Config, uplinks: &Uplinks) -> (Hooks, MapSet) {
-    hooks::load(cfg, uplinks).unwrap()
+    hooks::load(cfg, uplinks, Some(7)).unwrap()
 }
 
 impl Pair {

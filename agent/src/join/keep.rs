@@ -1,0 +1,118 @@
+//! Keeps one certificate fresh while the agent runs: waits until `Plan` says renew, asks for a new one,
+//! hands it over; what fails is tried again with a growing pause. When is `life`'s, how is the
+//! caller's; the clock is an argument.
+
+use std::time::Duration;
+
+use time::OffsetDateTime;
+use tokio::sync::watch;
+
+use super::csr;
+use super::life::{Life, Plan};
+use crate::config::KeyPair;
+
+/// First and longest pause after a failed renewal.
+const RETRY: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(300));
+/// The clock may be set, and a machine may sleep: the plan is made again at least this often.
+const LOOK: Duration = Duration::from_secs(3600);
+
+/// Renews the certificate in `held` for ever; whoever watches it sees each new one. `renew` stores what
+/// it returns; `now` is the time of day; `jitter` is drawn once per certificate, in 0..1.
+pub async fn keep<F>(
+    name: &str,
+    held: watch::Sender<KeyPair>,
+    now: impl Fn() -> OffsetDateTime,
+    jitter: impl Fn() -> f64,
+    renew: impl Fn() -> F,
+) where
+    F: Future<Output = Result<KeyPair, csr::Error>>,
+{
+    let mut share = jitter();
+    let mut retry = RETRY.0;
+    loop {
+        let life = Life::of(&held.borrow().cert_pem);
+        let pause = match Plan::new(now(), life, share) {
+            Plan::Wait(left) => left.min(LOOK),
+            Plan::Renew => match renew().await {
+                Ok(pair) => {
+                    let until = Life::of(&pair.cert_pem).map(|life| life.until);
+                    tracing::info!(certificate = name, until = ?until, "certificate renewed");
+                    held.send_replace(pair);
+                    (share, retry) = (jitter(), RETRY.0);
+                    // A signer that gives what is old already is not asked again at once.
+                    RETRY.0
+                }
+                Err(error) => {
+                    tracing::warn!(certificate = name, %error, "certificate not renewed");
+                    let pause = retry;
+                    retry = (retry * 2).min(RETRY.1);
+                    pause
+                }
+            },
+        };
+        tokio::time::sleep(pause).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use tokio::time::Instant;
+
+    use super::*;
+
+    const START: OffsetDateTime = time::macros::datetime!(2030-01-01 0:00 UTC);
+
+    fn certificate(from: OffsetDateTime, life: Duration) -> KeyPair {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut params = rcgen::CertificateParams::default();
+        (params.not_before, params.not_after) = (from, from + life);
+        KeyPair {
+            cert_pem: params.self_signed(&key).unwrap().pem().into_bytes(),
+            key_pem: key.serialize_pem().into_bytes(),
+        }
+    }
+
+    /// Seconds after the start at which a certificate of `life` was asked for, in `over`.
+    async fn asked_at(life: Duration, over: Duration, fails: &[usize]) -> Vec<u64> {
+        let began = Instant::now();
+        let now = || START + began.elapsed();
+        let asked = RefCell::new(Vec::new());
+        let (held, mut seen) = watch::channel(certificate(START, life));
+        let renew = || async {
+            asked.borrow_mut().push(began.elapsed().as_secs());
+            if fails.contains(&asked.borrow().len()) {
+                let (name, subject) = ("csr-1".to_owned(), "n".to_owned());
+                return Err(csr::Error::Timeout { name, subject });
+            }
+            Ok(certificate(now(), life))
+        };
+        let work = keep("test", held, now, || 0.5, renew);
+        assert!(tokio::time::timeout(over, work).await.is_err());
+        let last = Life::of(&seen.borrow_and_update().cert_pem).unwrap();
+        assert!(last.includes(now()), "the newest certificate is handed over");
+        asked.into_inner()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_certificate_is_replaced_again_and_again_before_it_ends() {
+        let seconds = Duration::from_secs;
+        let asked = asked_at(seconds(1000), seconds(3000), &[]).await;
+        assert_eq!(asked, [800, 1600, 2400]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_failed_renewal_is_tried_again_with_a_growing_pause() {
+        let seconds = Duration::from_secs;
+        let asked = asked_at(seconds(1000), seconds(900), &[1, 2, 3]).await;
+        assert_eq!(asked, [800, 802, 806, 814]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_long_life_is_looked_at_again_and_not_renewed_early() {
+        let (day, year) = (Duration::from_secs(86_400), Duration::from_secs(365 * 86_400));
+        assert_eq!(asked_at(year, day * 290, &[]).await, Vec::<u64>::new());
+        assert_eq!(asked_at(year, day * 300, &[]).await, [25_228_800]);
+    }
+}
