@@ -1,7 +1,7 @@
 //! The attachment points, one file each; here is what they share: ending a packet, and beginning a flow.
 
 use abi::conntrack::*;
-use abi::{Addr, Cfg, CtValue, Event, Hook, Outcome, Port};
+use abi::{Addr, Cfg, CtValue, Deliver, Event, Hook, LocalAddr, Outcome, Port};
 
 use crate::conntrack::Known;
 use crate::packet::{self, Family, Packet};
@@ -50,6 +50,21 @@ impl<A: Addr> Begin<A> {
             flags: 0,
             deliver: 0,
             exempt: 0,
+        }
+    }
+}
+
+impl<A: Family> Begin<A> {
+    /// Of a packet that came by `iif`, to an address out in the world until more is known.
+    #[inline(always)]
+    pub fn towards(packet: &Packet<A>, iif: u32, dst: A, dst_port: Port) -> Self {
+        Self {
+            dst,
+            dst_port,
+            src: packet.key.src,
+            deliver: Deliver::World as u8,
+            iif,
+            ..Self::empty()
         }
     }
 }
@@ -121,6 +136,42 @@ pub fn forward<A: Family, K: Kernel<A>>(
 /// What the slow half of a hook decides; errors are drops, counted and told in one place.
 pub type Decision<A> = Result<Next<A>, Outcome>;
 
+/// Ends a packet as decided.
+#[inline(always)]
+pub fn end<A: Family, K: Kernel<A>>(
+    k: &mut K,
+    hook: Hook,
+    packet: &Packet<A>,
+    decision: Decision<A>,
+) -> Next<A> {
+    match decision {
+        Ok(next) => next,
+        Err(outcome) => drop(k, hook, outcome, packet),
+    }
+}
+
+/// A program that goes on with the flow in the scratch room, whatever hook it came by.
+#[inline(always)]
+pub fn go_on<A: Family, K: Kernel<A>>(
+    k: &mut K,
+    decide: impl FnOnce(&mut K, Hook, &Packet<A>) -> Decision<A>,
+) -> Next<A> {
+    let Some(room) = k.scratch() else {
+        return refuse(k, Hook::UplinkIn, Outcome::Internal);
+    };
+    let hook = if room.hook == Hook::PodOut as u8 {
+        Hook::PodOut
+    } else {
+        Hook::UplinkIn
+    };
+    let packet = match packet::parse::<A, K>(k) {
+        Ok(packet) => packet,
+        Err(outcome) => return refuse(k, hook, outcome),
+    };
+    let decision = decide(k, hook, &packet);
+    end(k, hook, &packet, decision)
+}
+
 /// The fast half of every hook.
 #[inline(always)]
 pub fn established<A: Family, K: Kernel<A>>(
@@ -159,6 +210,26 @@ pub fn known<A: Family, K: Kernel<A>>(
         }
         Known::New => Ok(None),
     }
+}
+
+/// Sends a flow to an address of this node: to the pod that has it, or to the host's own sockets, which
+/// are always reached.
+#[inline(always)]
+pub fn to_local<A: Family, K: Kernel<A>>(
+    k: &K,
+    begin: &mut Begin<A>,
+    local: LocalAddr,
+) -> Result<(), Outcome> {
+    if local.ep_ix == 0 {
+        begin.deliver = Deliver::Host as u8;
+        begin.exempt = 1;
+        return Ok(());
+    }
+    let ep = k.endpoint(local.ep_ix).ok_or(Outcome::NoSuchPod)?;
+    begin.dst_ep = local.ep_ix as u16;
+    begin.deliver = Deliver::Pod as u8;
+    begin.out = ep.ifindex;
+    Ok(())
 }
 
 /// Hands a new flow to the program that judges it and creates its entries.

@@ -1,7 +1,7 @@
 //! Services: frontend → service port → backend, by hash. One definition for pods, uplinks and sockets.
 
 use abi::service::*;
-use abi::{BeKey, BeValue, FeKey, FeValue, Hook, List, Outcome, Port, RevValue};
+use abi::{BeKey, BeValue, Cfg, FeKey, FeValue, Hook, List, Outcome, Port, RevValue};
 
 use crate::hooks::Begin;
 use crate::packet::{Family, Packet};
@@ -80,14 +80,20 @@ pub fn frontend<A: Family, K: Kernel<A>>(
     })
 }
 
-/// Looks a NodePort (or hostPort) up.
+/// Looks a port of the node's own address up: NodePorts, and hostPorts while there are some.
 #[inline(always)]
 pub fn node_port<A: Family, K: Kernel<A>>(
     k: &K,
     port: Port,
     proto: u8,
     scope: u8,
+    cfg: &Cfg,
 ) -> Option<FeValue> {
+    let number = port.get();
+    let in_range = cfg.node_port_lo <= number && number <= cfg.node_port_hi;
+    if !in_range && cfg.flags & abi::CFG_HOST_PORTS == 0 {
+        return None;
+    }
     k.frontend(&FeKey {
         addr: A::UNSPECIFIED,
         port,

@@ -81,17 +81,9 @@ fn own_node_port<A: Family, K: Kernel<A>>(
     call: &Call<A>,
     cfg: &Cfg,
 ) -> Option<abi::FeValue> {
-    let port = call.port.get();
-    let in_range = cfg.node_port_lo <= port && port <= cfg.node_port_hi;
-    if !in_range && cfg.flags & abi::CFG_HOST_PORTS == 0 {
-        return None;
-    }
+    let fe = service::node_port(k, call.port, call.proto, SCOPE_INTERNAL, cfg)?;
     let own = call.addr.is_loopback() || k.local(&call.addr).is_some_and(|at| at.ep_ix == 0);
-    if own {
-        service::node_port(k, call.port, call.proto, SCOPE_INTERNAL)
-    } else {
-        None
-    }
+    own.then_some(fe)
 }
 
 #[inline(always)]

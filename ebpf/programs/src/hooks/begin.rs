@@ -5,28 +5,13 @@ use abi::conntrack::*;
 use abi::{Cfg, CtValue, Hook, Outcome};
 
 use super::{Begin, Decision};
-use crate::packet::{self, Family, Packet, is_syn};
+use crate::packet::{Family, Packet, is_syn};
 use crate::{Kernel, Next, Then, conntrack, kernel, policy, service, snat};
 
 /// Begins the flow, or drops the packet.
 #[inline(always)]
 pub fn slow<A: Family, K: Kernel<A>>(k: &mut K) -> Next<A> {
-    let Some(room) = k.scratch() else {
-        return super::refuse(k, Hook::UplinkIn, Outcome::Internal);
-    };
-    let hook = if room.hook == Hook::PodOut as u8 {
-        Hook::PodOut
-    } else {
-        Hook::UplinkIn
-    };
-    let packet = match packet::parse::<A, K>(k) {
-        Ok(packet) => packet,
-        Err(outcome) => return super::refuse(k, hook, outcome),
-    };
-    match decide(k, hook, &packet) {
-        Ok(next) => next,
-        Err(outcome) => super::drop(k, hook, outcome, &packet),
-    }
+    super::go_on(k, decide)
 }
 
 #[inline(always)]

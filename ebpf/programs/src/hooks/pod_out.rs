@@ -34,10 +34,8 @@ pub fn slow<A: Family, K: Kernel<A>>(k: &mut K) -> Next<A> {
         Ok(packet) => packet,
         Err(outcome) => return super::refuse(k, HOOK, outcome),
     };
-    match decide(k, &packet) {
-        Ok(next) => next,
-        Err(outcome) => super::drop(k, HOOK, outcome, &packet),
-    }
+    let decision = decide(k, &packet);
+    super::end(k, HOOK, &packet, decision)
 }
 
 #[inline(always)]
@@ -127,14 +125,10 @@ fn to_own_node<A: Family, K: Kernel<A>>(
     cfg: &Cfg,
 ) -> Result<Target<A>, Outcome> {
     let key = &packet.key;
-    let port = key.dst_port.get();
-    let in_range = cfg.node_port_lo <= port && port <= cfg.node_port_hi;
-    if (in_range || cfg.flags & abi::CFG_HOST_PORTS != 0)
-        && let Some(fe) = service::node_port(k, key.dst_port, key.proto, SCOPE_INTERNAL)
-    {
-        return to_service(k, packet, src_ep, &fe, cfg).map(Target::Flow);
+    match service::node_port(k, key.dst_port, key.proto, SCOPE_INTERNAL, cfg) {
+        Some(fe) => to_service(k, packet, src_ep, &fe, cfg).map(Target::Flow),
+        None => Ok(Target::Stack),
     }
-    Ok(Target::Stack)
 }
 
 #[inline(always)]
@@ -171,7 +165,8 @@ fn to_host_network<A: Family, K: Kernel<A>>(
     packet: &Packet<A>,
     cfg: &Cfg,
 ) -> Begin<A> {
-    let mut begin = base(k, backend.addr, backend.port, src_ep, packet);
+    let mut begin = Begin::towards(packet, k.ifindex(), backend.addr, backend.port);
+    begin.src_ep = src_ep;
     if backend.node as u32 == cfg.node_ix {
         begin.deliver = Deliver::Host as u8;
         begin.exempt = 1;
@@ -192,17 +187,10 @@ fn to_address<A: Family, K: Kernel<A>>(
     packet: &Packet<A>,
     cfg: &Cfg,
 ) -> Result<Begin<A>, Outcome> {
-    let mut begin = base(k, dst, dst_port, src_ep, packet);
+    let mut begin = Begin::towards(packet, k.ifindex(), dst, dst_port);
+    begin.src_ep = src_ep;
     if let Some(local) = k.local(&dst) {
-        if local.ep_ix == 0 {
-            begin.deliver = Deliver::Host as u8;
-            begin.exempt = 1;
-            return Ok(begin);
-        }
-        let ep = k.endpoint(local.ep_ix).ok_or(Outcome::NoSuchPod)?;
-        begin.dst_ep = local.ep_ix as u16;
-        begin.deliver = Deliver::Pod as u8;
-        begin.out = ep.ifindex;
+        super::to_local(k, &mut begin, local)?;
         return Ok(begin);
     }
     let (kind, node) = k
@@ -228,29 +216,6 @@ fn to_address<A: Family, K: Kernel<A>>(
         }
     }
     Ok(begin)
-}
-
-#[inline(always)]
-fn base<A: Family, K: Kernel<A>>(
-    k: &K,
-    dst: A,
-    dst_port: abi::Port,
-    src_ep: u16,
-    packet: &Packet<A>,
-) -> Begin<A> {
-    Begin {
-        dst,
-        dst_port,
-        src: packet.key.src,
-        src_ep,
-        dst_ep: 0,
-        deliver: Deliver::World as u8,
-        out: 0,
-        iif: k.ifindex(),
-        be_ix: 0,
-        flags: 0,
-        exempt: 0,
-    }
 }
 
 /// An ICMP error from a pod: passed if it is about a flow that is known, delivered as that flow's answers.

@@ -8,7 +8,7 @@ use abi::service::{SCOPE_EXTERNAL, SCOPE_INTERNAL};
 use abi::{Deliver, FeKey, Hook, Outcome, Port, RevValue};
 
 use super::Decision;
-use crate::packet::{self, Family, Packet, TCP_RST};
+use crate::packet::{Family, Packet, TCP_RST};
 use crate::{Kernel, Next, Scratch, Then, policy, service, snat};
 
 const OUTCOME: Outcome = Outcome::PickedUp;
@@ -16,22 +16,7 @@ const OUTCOME: Outcome = Outcome::PickedUp;
 /// Resumes the flow, or drops the packet.
 #[inline(always)]
 pub fn slow<A: Family, K: Kernel<A>>(k: &mut K) -> Next<A> {
-    let Some(room) = k.scratch() else {
-        return super::refuse(k, Hook::UplinkIn, Outcome::Internal);
-    };
-    let hook = if room.hook == Hook::PodOut as u8 {
-        Hook::PodOut
-    } else {
-        Hook::UplinkIn
-    };
-    let packet = match packet::parse::<A, K>(k) {
-        Ok(packet) => packet,
-        Err(outcome) => return super::refuse(k, hook, outcome),
-    };
-    match decide(k, hook, &packet) {
-        Ok(next) => next,
-        Err(outcome) => super::drop(k, hook, outcome, &packet),
-    }
+    super::go_on(k, decide)
 }
 
 #[inline(always)]

@@ -59,10 +59,8 @@ pub fn slow<A: Family, K: Kernel<A>>(k: &mut K) -> Next<A> {
     let Ok(packet) = packet::parse::<A, K>(k) else {
         return super::pass(k, HOOK, Outcome::NotOurs);
     };
-    match decide(k, &packet) {
-        Ok(next) => next,
-        Err(outcome) => super::drop(k, HOOK, outcome, &packet),
-    }
+    let decision = decide(k, &packet);
+    super::end(k, HOOK, &packet, decision)
 }
 
 #[inline(always)]
@@ -87,7 +85,9 @@ fn decide<A: Family, K: Kernel<A>>(k: &mut K, packet: &Packet<A>) -> Decision<A>
     } else if let Some(local) = local
         && local.ep_ix != 0
     {
-        to_pod(k, packet, local.ep_ix)?
+        let mut begin = Begin::towards(packet, IIF_UPLINK, packet.key.dst, packet.key.dst_port);
+        super::to_local(k, &mut begin, local)?;
+        begin
     } else if lookup.found == Found::NoSuchPort && !to_host {
         return Err(Outcome::NoSuchPort);
     } else {
@@ -113,30 +113,10 @@ fn frontend<A: Family, K: Kernel<A>>(
     if matches!(exact.found, Found::Port | Found::Socket) || !to_host {
         return exact;
     }
-    let port = key.dst_port.get();
-    let in_range = cfg.node_port_lo <= port && port <= cfg.node_port_hi;
-    if in_range || cfg.flags & abi::CFG_HOST_PORTS != 0 {
-        return match service::node_port(k, key.dst_port, key.proto, SCOPE_EXTERNAL) {
-            Some(fe) => Lookup::port(fe),
-            None => exact,
-        };
+    match service::node_port(k, key.dst_port, key.proto, SCOPE_EXTERNAL, cfg) {
+        Some(fe) => Lookup::port(fe),
+        None => exact,
     }
-    exact
-}
-
-/// To one of our pods, directly.
-#[inline(always)]
-fn to_pod<A: Family, K: Kernel<A>>(
-    k: &K,
-    packet: &Packet<A>,
-    ep_ix: u32,
-) -> Result<Begin<A>, Outcome> {
-    let ep = k.endpoint(ep_ix).ok_or(Outcome::NoSuchPod)?;
-    let mut begin = base(packet, packet.key.dst, packet.key.dst_port);
-    begin.dst_ep = ep_ix as u16;
-    begin.deliver = Deliver::Pod as u8;
-    begin.out = ep.ifindex;
-    Ok(begin)
 }
 
 /// Whether the host's stack may have a packet that is neither a pod's nor a frontend's.
@@ -181,20 +161,11 @@ fn to_backend<A: Family, K: Kernel<A>>(
     cfg: &Cfg,
 ) -> Result<Begin<A>, Outcome> {
     let chosen: BeValue<A> = service::choose(k, fe, hash::flow(&packet.key, cfg.secret))?;
-    let mut begin = base(packet, chosen.addr, chosen.port);
+    let mut begin = Begin::towards(packet, IIF_UPLINK, chosen.addr, chosen.port);
     begin.be_ix = chosen.be_ix;
     begin.flags |= CT_SERVICE;
     match k.local(&chosen.addr) {
-        Some(local) if local.ep_ix != 0 => {
-            let ep = k.endpoint(local.ep_ix).ok_or(Outcome::NoSuchPod)?;
-            begin.dst_ep = local.ep_ix as u16;
-            begin.deliver = Deliver::Pod as u8;
-            begin.out = ep.ifindex;
-        }
-        Some(_) => {
-            begin.deliver = Deliver::Host as u8;
-            begin.exempt = 1;
-        }
+        Some(local) => super::to_local(k, &mut begin, local)?,
         None => {
             if packet.key.proto != PROTO_TCP && packet.key.proto != PROTO_UDP {
                 return Err(Outcome::SnatProtocol);
@@ -211,21 +182,4 @@ fn to_backend<A: Family, K: Kernel<A>>(
         }
     }
     Ok(begin)
-}
-
-#[inline(always)]
-fn base<A: Family>(packet: &Packet<A>, dst: A, dst_port: abi::Port) -> Begin<A> {
-    Begin {
-        dst,
-        dst_port,
-        src: packet.key.src,
-        src_ep: 0,
-        dst_ep: 0,
-        deliver: Deliver::World as u8,
-        out: 0,
-        iif: IIF_UPLINK,
-        be_ix: 0,
-        flags: 0,
-        exempt: 0,
-    }
 }
