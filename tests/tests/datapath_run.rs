@@ -74,6 +74,7 @@ cases! {
     a_node_port_with_a_remote_backend_is_translated_twice;
     a_syn_chooses_again_and_the_middle_of_a_connection_does_not;
     datagrams_leave_a_backend_that_stopped_serving;
+    a_client_with_affinity_stays_with_its_backend;
     entries_end_and_flows_begin_anew;
     a_lost_entry_is_picked_up_and_no_reset_reaches_a_server;
     policy_is_asked_after_translation;
@@ -349,6 +350,61 @@ fn datagrams_leave_a_backend_that_stopped_serving<A: Sample>(w: &mut World<A>) {
     );
     w.live(1, 2);
     assert_eq!(w.pod2_sends(&question).1.dst, addr(A::REMOTE), "at once");
+}
+
+fn a_client_with_affinity_stays_with_its_backend<A: Sample>(w: &mut World<A>) {
+    const TIMEOUT: u32 = 100;
+    let (local, remote) = ((A::POD3, 80, 1), (A::REMOTE, 80, 2));
+    let mut port = 40_000;
+    let mut backends = |w: &mut World<A>| {
+        let mut seen = Vec::new();
+        for _ in 0..24 {
+            port += 1;
+            let syn = Packet::tcp((addr(A::POD2), port), (addr(A::VIP), 80), SYN);
+            seen.push(w.pod2_sends(&syn).1.dst);
+        }
+        seen.sort();
+        seen.dedup();
+        seen
+    };
+    w.service(1, A::VIP, 80, abi::PROTO_TCP, &[local, remote]);
+    assert_eq!(backends(w).len(), 2, "without affinity it is balanced");
+    w.affinity(1, TIMEOUT);
+    let stays = backends(w);
+    assert_eq!(stays.len(), 1);
+    // It moves within the list, and stays the client's.
+    let third = (A::OUTSIDE, 80, 3);
+    w.service(1, A::VIP, 80, abi::PROTO_TCP, &[third, remote, local]);
+    w.affinity(1, TIMEOUT);
+    assert_eq!(backends(w), stays);
+    w.age_clients(TIMEOUT - 1);
+    assert_eq!(backends(w), stays);
+    // It is not in the list any more: another one, and that one from then on.
+    let (chosen, other) = if stays == [addr(local.0)] {
+        (local, remote)
+    } else {
+        (remote, local)
+    };
+    w.service(1, A::VIP, 80, abi::PROTO_TCP, &[other]);
+    w.affinity(1, TIMEOUT);
+    assert_eq!(backends(w), [addr(other.0)]);
+    w.service(1, A::VIP, 80, abi::PROTO_TCP, &[chosen, other]);
+    w.affinity(1, TIMEOUT);
+    assert_eq!(backends(w), [addr(other.0)]);
+    // A backend that stopped serving meanwhile is another one, and so is one that was left long ago.
+    let moves = |w: &mut World<A>, backends: &mut dyn FnMut(&mut World<A>) -> Vec<IpAddr>, forget: &dyn Fn(&mut World<A>)| {
+        (0..24).any(|_| {
+            forget(w);
+            backends(w) != [addr(other.0)]
+        })
+    };
+    let incarnation = std::cell::Cell::new(1);
+    assert!(moves(w, &mut backends, &|w| {
+        incarnation.set(incarnation.get() + 1);
+        w.live(other.2, incarnation.get());
+        w.live(chosen.2, incarnation.get());
+    }));
+    assert!(moves(w, &mut backends, &|w| w.age_clients(TIMEOUT + 2)));
 }
 
 fn entries_end_and_flows_begin_anew<A: Sample>(w: &mut World<A>) {

@@ -33,6 +33,7 @@ fn table_of(row: &Row) -> usize {
         Row::Fe4(..) | Row::Fe6(..) => 8,
         Row::Svc(..) => 9,
         Row::Be4(..) | Row::Be6(..) => 10,
+        Row::Slot(..) => 11,
     }
 }
 
@@ -64,6 +65,10 @@ fn line(row: &Row) -> String {
         Row::Svc(id, s) => format!(
             "service {id}: cluster list {} ({} backends), local list {} ({}), affinity {} s",
             s.cluster.list, s.cluster.n, s.local.list, s.local.n, s.affinity
+        ),
+        Row::Slot(key, slot) => format!(
+            "list {:04}: identity {} is at slot {slot:04}",
+            key.list, key.be_ix
         ),
         Row::Be4(key, b) => backend_line(
             key,

@@ -87,6 +87,8 @@ tables! {
     EpochTable: u32 => u32, map::EPOCH, true;
     /// `svc`.
     SvcTable: u32 => abi::Service, map::SVC;
+    /// `slot`.
+    SlotTable: abi::SlotKey => u32, map::SLOT;
     /// `live`.
     LiveTable: u32 => u32, map::LIVE, true;
     /// `pol`.
@@ -114,6 +116,8 @@ family_tables! {
     CtAnyTable<A>: abi::CtKey<A> => abi::CtValue<A>, map::CT4_ANY, map::CT6_ANY;
     /// `rev4/6`.
     RevTable<A>: abi::FeKey<A> => abi::RevValue<A>, map::REV4, map::REV6;
+    /// `aff4/6`.
+    AffTable<A>: abi::AffKey<A> => abi::AffValue, map::AFF4, map::AFF6;
     /// `sock4/6`.
     SockTable<A>: abi::SockKey<A> => abi::SockValue<A>, map::SOCK4, map::SOCK6;
 }

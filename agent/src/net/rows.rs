@@ -7,7 +7,7 @@ use abi::{V4, V6};
 
 use super::maps::{
     BeTable, EpMacTable, EpTable, FeTable, IpTable, MapError, MapSet, NetTable, NodeTable,
-    PeerTable, PolTable, PolxTable, SvcTable, Table,
+    PeerTable, PolTable, PolxTable, SlotTable, SvcTable, Table,
 };
 
 /// Declares the tables in the order their rows are written: what is referred to before what refers.
@@ -132,6 +132,7 @@ tables! {
     Ip6, ip6: IpTable<V6>, V6 => abi::LocalAddr;
     Be4, be4: BeTable<V4>, abi::BeKey => abi::BeValue<V4>;
     Be6, be6: BeTable<V6>, abi::BeKey => abi::BeValue<V6>;
+    Slot, slot: SlotTable, abi::SlotKey => u32;
     Svc, svc: SvcTable, u32 => abi::Service;
     Fe4, fe4: FeTable<V4>, abi::FeKey<V4> => abi::FeValue;
     Fe6, fe6: FeTable<V6>, abi::FeKey<V6> => abi::FeValue;

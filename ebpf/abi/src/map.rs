@@ -96,6 +96,12 @@ maps! {
     BE4 = "be4", 1, Derived, Hash[limits::BACKENDS], crate::BeKey => crate::BeValue<V4>;
     /// See [`BE4`].
     BE6 = "be6", 1, Derived, Hash[limits::BACKENDS], crate::BeKey => crate::BeValue<V6>;
+    /// Where in a list a backend is; only of Services with affinity.
+    SLOT = "slot", 1, Derived, Hash[limits::BACKENDS], crate::SlotKey => u32;
+    /// The backend a client had last.
+    AFF4 = "aff4", 1, State, LruHash[limits::AFFINITY], crate::AffKey<V4> => crate::AffValue;
+    /// See [`AFF4`].
+    AFF6 = "aff6", 1, State, LruHash[limits::AFFINITY], crate::AffKey<V6> => crate::AffValue;
     /// Incarnation by `be_ix`, only ever incremented.
     LIVE = "live", 1, State, Array[limits::INCARNATIONS], u32 => u32;
     /// Ranges.

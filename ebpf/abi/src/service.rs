@@ -1,5 +1,7 @@
 //! Services: `fe` (address and port) → `svc` (a service port) → `be` (slot of a backend list).
-//! A backend is chosen by a hash of the 5-tuple with the cluster's secret: slot = hash · n >> 32.
+//! A backend is chosen by a hash of the 5-tuple with the cluster's secret: slot = hash · n >> 32. With
+//! session affinity the client's last backend comes first: `aff` (client → backend), `slot` (where that
+//! backend is in the list now, if it still is).
 
 use bytemuck::{Pod, Zeroable};
 
@@ -20,7 +22,7 @@ pub const FE_LOCAL: u16 = 4;
 /// A NodePort, or a load-balancer/external address.
 pub const FE_NODE_PORT: u16 = 8;
 
-/// `Service::flags`: reserved for the fields of later mechanisms.
+/// `Service::flags`: a client stays with its backend.
 pub const SVC_AFFINITY: u16 = 1;
 /// loadBalancerSourceRanges apply (reserved).
 pub const SVC_SRC_RANGES: u16 = 2;
@@ -72,7 +74,7 @@ pub struct Service {
     pub cluster: List,
     /// List of this node: local ready, else local serving ∧ terminating.
     pub local: List,
-    /// Seconds of session affinity; 0 if none (reserved).
+    /// Seconds of session affinity after a client's last new flow; 0 if none.
     pub affinity: u32,
     /// 0: hash (others reserved).
     pub algorithm: u16,
@@ -87,6 +89,36 @@ pub struct Service {
 pub struct BeKey {
     pub list: u32,
     pub slot: u32,
+}
+
+/// Key of `slot`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Pod, Zeroable)]
+pub struct SlotKey {
+    pub list: u32,
+    pub be_ix: u32,
+}
+
+family_pod! {
+    /// Key of `aff4/6`.
+    pub struct AffKey<A> {
+        /// The client's address; unspecified for sockets of the node itself.
+        pub client: A,
+        /// Service port.
+        pub svc_id: u32,
+    }
+}
+
+/// Value of `aff4/6`. Written by the programs.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Pod, Zeroable)]
+pub struct AffValue {
+    /// The backend, and its incarnation when it was chosen.
+    pub be_ix: u32,
+    pub be_gen: u32,
+    /// Seconds since boot at the client's last new flow.
+    pub seen: u32,
+    pub reserved: u32,
 }
 
 family_pod! {

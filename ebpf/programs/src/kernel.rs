@@ -3,8 +3,8 @@
 
 use abi::conntrack::{CtKey, CtValue};
 use abi::{
-    Addr, BeKey, BeValue, Cfg, Endpoint, FeKey, FeValue, Hook, LocalAddr, Mac, NetValue, Node,
-    Outcome, PolKey, PolValue, PolxKey, RevValue, Service,
+    Addr, AffKey, AffValue, BeKey, BeValue, Cfg, Endpoint, FeKey, FeValue, Hook, LocalAddr, Mac,
+    NetValue, Node, Outcome, PolKey, PolValue, PolxKey, RevValue, Service, SlotKey,
 };
 use bytemuck::Pod;
 
@@ -161,6 +161,11 @@ pub trait Kernel<A: Addr> {
     fn service(&self, svc_id: u32) -> Option<Service>;
     fn backend(&self, key: &BeKey) -> Option<BeValue<A>>;
     fn live(&self, be_ix: u32) -> u32;
+    /// Where a backend is in a list, of Services with affinity.
+    fn slot(&self, key: &SlotKey) -> Option<u32>;
+    /// The backend a client had last.
+    fn affinity(&self, key: &AffKey<A>) -> Option<AffValue>;
+    fn note_affinity(&self, key: &AffKey<A>, value: &AffValue);
     /// Frontends of a backend.
     fn reversed(&self, backend: &FeKey<A>) -> Option<RevValue<A>>;
     fn note_reversed(&mut self, backend: &FeKey<A>, value: &RevValue<A>);

@@ -1,11 +1,14 @@
-//! Services: frontend → service port → backend, by hash. One definition for pods, uplinks and sockets.
+//! Services: frontend → service port → backend, by affinity or by hash. One definition for pods, uplinks and sockets.
 
 use abi::service::*;
-use abi::{BeKey, BeValue, Cfg, FeKey, FeValue, Hook, List, Outcome, Port, RevValue};
+use abi::{
+    AffKey, AffValue, BeKey, BeValue, Cfg, FeKey, FeValue, Hook, List, Outcome, Port, RevValue,
+    Service, SlotKey,
+};
 
 use crate::hooks::Begin;
 use crate::packet::{Family, Packet};
-use crate::{Kernel, hash};
+use crate::{Kernel, hash, kernel};
 
 /// What a lookup found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,25 +105,88 @@ pub fn node_port<A: Family, K: Kernel<A>>(
     })
 }
 
-/// Chooses a backend of the service port, by hash.
+/// What a choice depends on, besides the lists.
+#[derive(Clone, Copy)]
+pub struct By<A> {
+    pub hash: u32,
+    /// The client as affinity knows it.
+    pub client: A,
+}
+
+/// Chooses a backend of the service port: with affinity the client's last one, else by hash.
 #[inline(always)]
 pub fn choose<A: Family, K: Kernel<A>>(
     k: &K,
     fe: &FeValue,
+    by: &By<A>,
+    cfg: &Cfg,
+) -> Result<BeValue<A>, Outcome> {
+    let service = k.service(fe.svc_id).ok_or(Outcome::NoEndpoints)?;
+    let list = list_of(&service, fe)?;
+    if service.flags & SVC_AFFINITY == 0 {
+        return any(k, fe, list, by.hash);
+    }
+    let now = kernel::seconds(k.jiffies(), cfg);
+    let key = AffKey {
+        client: by.client,
+        svc_id: fe.svc_id,
+    };
+    let known = k
+        .affinity(&key)
+        .filter(|known| now.wrapping_sub(known.seen) <= service.affinity)
+        .and_then(|known| same(k, list, &known));
+    let backend = match known {
+        Some(backend) => backend,
+        None => any(k, fe, list, by.hash)?,
+    };
+    let value = AffValue {
+        be_ix: backend.be_ix,
+        be_gen: k.live(backend.be_ix),
+        seen: now,
+        reserved: 0,
+    };
+    k.note_affinity(&key, &value);
+    Ok(backend)
+}
+
+/// The backend a client had, if it still is in the list. One that is not, or that stopped serving and came
+/// back, is another one.
+#[inline(always)]
+fn same<A: Family, K: Kernel<A>>(k: &K, list: List, known: &AffValue) -> Option<BeValue<A>> {
+    if k.live(known.be_ix) != known.be_gen {
+        return None;
+    }
+    let slot = k.slot(&SlotKey {
+        list: list.list,
+        be_ix: known.be_ix,
+    })?;
+    let list = list.list;
+    let backend = k.backend(&BeKey { list, slot })?;
+    if backend.list != list || backend.be_ix != known.be_ix {
+        return None;
+    }
+    Some(backend)
+}
+
+/// Any backend of the list, by hash.
+#[inline(always)]
+fn any<A: Family, K: Kernel<A>>(
+    k: &K,
+    fe: &FeValue,
+    list: List,
     hash: u32,
 ) -> Result<BeValue<A>, Outcome> {
-    let list = list_of(k, fe)?;
     if let Some(backend) = slot(k, list, hash) {
         return Ok(backend);
     }
     // The list shrank between the two reads: its header tells the new length.
-    let list = list_of(k, fe)?;
+    let service = k.service(fe.svc_id).ok_or(Outcome::NoEndpoints)?;
+    let list = list_of(&service, fe)?;
     slot(k, list, hash).ok_or(Outcome::MissingSlot)
 }
 
 #[inline(always)]
-fn list_of<A: Family, K: Kernel<A>>(k: &K, fe: &FeValue) -> Result<List, Outcome> {
-    let service = k.service(fe.svc_id).ok_or(Outcome::NoEndpoints)?;
+fn list_of(service: &Service, fe: &FeValue) -> Result<List, Outcome> {
     if fe.flags & FE_LOCAL != 0 {
         // Without any endpoint in the cluster it is refused, without one here it is dropped.
         return match (service.local.n, service.cluster.n) {

@@ -6,7 +6,7 @@ use abi::service::SCOPE_INTERNAL;
 use abi::{BeValue, Cfg, Outcome, Port, SockKey, SockValue};
 
 use crate::packet::Family;
-use crate::service::Found;
+use crate::service::{By, Found};
 use crate::{Kernel, hash, service};
 
 /// A socket call about to go to an address.
@@ -50,7 +50,11 @@ pub fn translate<A: Family, K: Sockets<A>>(
     } else {
         hash::word(call.cookie, cfg.secret)
     };
-    let backend: BeValue<A> = service::choose(k, &fe, hash)?;
+    let by = By {
+        hash,
+        client: A::UNSPECIFIED,
+    };
+    let backend: BeValue<A> = service::choose(k, &fe, &by, cfg)?;
     let key = key(call.cookie, backend.addr, backend.port);
     let value = SockValue {
         addr: call.addr,

@@ -130,6 +130,7 @@ impl Machine {
         clear_table::<EpTable>(maps);
         clear_table::<EpochTable>(maps);
         clear_table::<SvcTable>(maps);
+        clear_table::<SlotTable>(maps);
         clear_table::<LiveTable>(maps);
         clear_table::<PolTable>(maps);
         clear_table::<PolxTable>(maps);
@@ -159,6 +160,7 @@ fn clear_family<A: Family>(maps: &mut MapSet) {
     clear_table::<NetTable<A>>(maps);
     clear_table::<PeerTable<A>>(maps);
     clear_table::<RevTable<A>>(maps);
+    clear_table::<AffTable<A>>(maps);
     clear_table::<CtTcpTable<A>>(maps);
     clear_table::<CtAnyTable<A>>(maps);
 }
@@ -459,6 +461,21 @@ impl<A: Family> Kernel<A> for Skb<'_> {
 
     fn live(&self, be_ix: u32) -> u32 {
         self.row::<LiveTable>(&be_ix).unwrap_or(0)
+    }
+
+    fn slot(&self, key: &SlotKey) -> Option<u32> {
+        self.row::<SlotTable>(key)
+    }
+
+    fn affinity(&self, key: &AffKey<A>) -> Option<AffValue> {
+        self.row::<AffTable<A>>(key)
+    }
+
+    fn note_affinity(&self, key: &AffKey<A>, value: &AffValue) {
+        self.maps
+            .borrow_mut()
+            .put::<AffTable<A>>(key, value)
+            .expect("in memory");
     }
 
     fn reversed(&self, backend: &FeKey<A>) -> Option<RevValue<A>> {

@@ -283,6 +283,33 @@ impl<A: Sample> World<A> {
         maps.put::<SvcTable>(&id, &service).expect("svc");
     }
 
+    /// Session affinity of so many seconds for a service port, its backends where they are now.
+    pub fn affinity(&mut self, id: u32, seconds: u32) {
+        let maps = self.machine.maps();
+        let mut service = maps.get::<SvcTable>(&id).expect("svc").expect("svc");
+        (service.affinity, service.flags) = (seconds, SVC_AFFINITY);
+        maps.put::<SvcTable>(&id, &service).expect("svc");
+        for (key, _) in maps.entries::<SlotTable>().expect("slot") {
+            maps.remove::<SlotTable>(&key).expect("slot");
+        }
+        for slot in 0..service.cluster.n {
+            let list = service.cluster.list;
+            let backend = maps.get::<BeTable<A>>(&BeKey { list, slot });
+            let be_ix = backend.expect("be").expect("be").be_ix;
+            let key = SlotKey { list, be_ix };
+            maps.put::<SlotTable>(&key, &slot).expect("slot");
+        }
+    }
+
+    /// Makes every client look unseen for so long.
+    pub fn age_clients(&mut self, seconds: u32) {
+        let maps = self.machine.maps();
+        for (key, mut value) in maps.entries::<AffTable<A>>().expect("aff") {
+            value.seen = value.seen.wrapping_sub(seconds);
+            maps.put::<AffTable<A>>(&key, &value).expect("aff");
+        }
+    }
+
     pub fn live(&mut self, be_ix: u32, incarnation: u32) {
         self.machine
             .maps()

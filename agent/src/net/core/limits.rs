@@ -70,7 +70,12 @@ impl Core {
         let here = || vec![Subject::Here];
         let Some(key) = step.key() else { return here() };
         match key {
-            Key::Fe4(_) | Key::Fe6(_) | Key::Svc(_) | Key::Be4(_) | Key::Be6(_) => {
+            Key::Fe4(_)
+            | Key::Fe6(_)
+            | Key::Svc(_)
+            | Key::Be4(_)
+            | Key::Be6(_)
+            | Key::Slot(_) => {
                 let owner = self.services.owner_of(&key).map(service_or_pod);
                 owner.map_or_else(here, |subject| vec![subject])
             }

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use abi::{BeKey, BeValue, List, Service, V4, V6};
+use abi::{BeKey, BeValue, List, Service, SlotKey, V4, V6};
 
 use super::backend::Target;
 use crate::net::rows::{Key, Row, Step, Tables};
@@ -18,7 +18,7 @@ mod program;
 pub use list::Family;
 pub use program::{Frontend, PortId, PortProgram, Program, frontend_row, program, socket_rows};
 
-use list::{backend_value, plan_list, slots};
+use list::{ListPlan, backend_value, plan_list, slots};
 use program::marker_row;
 
 /// The nodes, as far as backends are concerned.
@@ -106,6 +106,8 @@ struct Installed {
     local: u32,
     /// Backend → index into `live`.
     identities: BTreeMap<Target, u32>,
+    /// Rows that tell where its backends are: with affinity only.
+    slots: BTreeSet<SlotKey>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -223,6 +225,7 @@ impl Services {
             Key::Be4(slot) | Key::Be6(slot) => {
                 with(&|i| i.cluster == slot.list || i.local == slot.list)
             }
+            Key::Slot(slot) => with(&|i| i.slots.contains(slot)),
             _ => None,
         }
     }
@@ -259,6 +262,10 @@ impl Services {
         let be4 = current.be4.keys().filter(dead_slot).map(|k| Key::Be4(*k));
         let be6 = current.be6.keys().filter(dead_slot).map(|k| Key::Be6(*k));
         steps.extend(be4.chain(be6).map(Step::Retire));
+        let placed: HashSet<&SlotKey> = self.ports.values().flat_map(|p| &p.slots).collect();
+        let unused = |key: &&SlotKey| !placed.contains(key);
+        let unused = current.slot.keys().filter(unused).copied();
+        steps.extend(unused.map(|key| Step::Remove(Key::Slot(key))));
         steps
     }
 
@@ -299,10 +306,12 @@ impl Services {
         let value = service_value(port, &installed, cluster.n, local.n);
         let writes = cluster.writes.iter().chain(&local.writes).copied();
         work.steps.extend(writes.map(Step::Put));
+        let unplaced = place(port, &mut installed, [&cluster, &local], &mut work.steps);
         work.steps
             .push(Step::Put(Row::Svc(installed.svc_id, value)));
         let tails = cluster.tail.iter().chain(&local.tail).copied();
         work.steps.extend(tails.map(Step::Retire));
+        work.steps.extend(unplaced);
         let serving = &port.backends.serving;
         self.release(
             &mut installed,
@@ -363,11 +372,13 @@ impl Services {
                     v.be_ix,
                 )
             });
+            let own = |key: &&SlotKey| [svc.cluster.list, svc.local.list].contains(&key.list);
             return Installed {
                 svc_id: id,
                 cluster: svc.cluster.list,
                 local: svc.local.list,
                 identities: identities.collect(),
+                slots: current.slot.keys().filter(own).copied().collect(),
             };
         }
         let svc_id = self.svc_ids.next();
@@ -377,6 +388,7 @@ impl Services {
             cluster: self.list_ids.next(),
             local: self.list_ids.next(),
             identities: BTreeMap::new(),
+            slots: BTreeSet::new(),
         }
     }
 
@@ -429,6 +441,8 @@ impl Services {
             };
             self.taken.remove(&installed.svc_id);
             steps.push(Step::Retire(Key::Svc(installed.svc_id)));
+            let slots_gone = std::mem::take(&mut installed.slots).into_iter();
+            steps.extend(slots_gone.map(|key| Step::Remove(Key::Slot(key))));
             if let Some(svc) = current.svc.get(&installed.svc_id) {
                 steps.extend(slots(svc.cluster, id.ipv4).chain(slots(svc.local, id.ipv4)));
             }
@@ -436,6 +450,32 @@ impl Services {
         }
         steps
     }
+}
+
+/// Writes where each backend of a service port with affinity is; returns the removal of what is not so any
+/// more. A reader that finds an old place sees by the backend's identity that it is one.
+fn place(
+    port: &PortProgram,
+    installed: &mut Installed,
+    lists: [&ListPlan; 2],
+    steps: &mut Vec<Step>,
+) -> Vec<Step> {
+    let mut wanted = BTreeSet::new();
+    if port.affinity_seconds > 0 {
+        for (list, plan) in [installed.cluster, installed.local].into_iter().zip(lists) {
+            for (be_ix, slot) in &plan.at {
+                let key = SlotKey {
+                    list,
+                    be_ix: *be_ix,
+                };
+                steps.push(Step::Put(Row::Slot(key, *slot)));
+                wanted.insert(key);
+            }
+        }
+    }
+    let old = std::mem::replace(&mut installed.slots, wanted);
+    let gone = old.difference(&installed.slots);
+    gone.map(|key| Step::Remove(Key::Slot(*key))).collect()
 }
 
 fn service_value(port: &PortProgram, installed: &Installed, cluster: u32, local: u32) -> Service {

@@ -38,6 +38,9 @@ pub static EPOCH: Array<u32> = Array::with_max_entries(limits::ENDPOINTS, 0);
 #[map(name = "svc")]
 pub static SVC: HashMap<u32, Service> =
     HashMap::with_max_entries(limits::SERVICES, BPF_F_NO_PREALLOC);
+#[map(name = "slot")]
+pub static SLOT: HashMap<SlotKey, u32> =
+    HashMap::with_max_entries(limits::BACKENDS, BPF_F_NO_PREALLOC);
 #[map(name = "live")]
 pub static LIVE: Array<u32> = Array::with_max_entries(limits::INCARNATIONS, 0);
 #[map(name = "pol")]
@@ -60,6 +63,7 @@ pub trait FamilyMaps: Addr {
     fn scratch() -> &'static PerCpuArray<Scratch<Self>>;
     fn rev() -> &'static LruHashMap<FeKey<Self>, RevValue<Self>>;
     fn sock() -> &'static LruHashMap<SockKey<Self>, SockValue<Self>>;
+    fn aff() -> &'static LruHashMap<AffKey<Self>, AffValue>;
 }
 
 /// Key of a `net` lookup.
@@ -70,7 +74,7 @@ pub fn host_prefix<A: Addr>(addr: &A) -> LpmKey<A> {
 
 macro_rules! family {
     ($module:ident, $addr:ty, $ip:literal, $fe:literal, $be:literal, $net:literal, $peer:literal,
-     $tcp:literal, $any:literal, $sock:literal,
+     $tcp:literal, $any:literal, $sock:literal, $aff:literal,
      $scratch:literal, $rev:literal, $tcp_size:expr, $any_size:expr) => {
         mod $module {
             use super::*;
@@ -101,6 +105,9 @@ macro_rules! family {
             #[map(name = $sock)]
             static SOCK: LruHashMap<SockKey<$addr>, SockValue<$addr>> =
                 LruHashMap::with_max_entries(limits::SOCKETS, 0);
+            #[map(name = $aff)]
+            static AFF: LruHashMap<AffKey<$addr>, AffValue> =
+                LruHashMap::with_max_entries(limits::AFFINITY, 0);
 
             #[map(name = $scratch)]
             static SCRATCH: PerCpuArray<Scratch<$addr>> = PerCpuArray::with_max_entries(1, 0);
@@ -146,6 +153,10 @@ macro_rules! family {
                 fn sock() -> &'static LruHashMap<SockKey<Self>, SockValue<Self>> {
                     &SOCK
                 }
+                #[inline(always)]
+                fn aff() -> &'static LruHashMap<AffKey<Self>, AffValue> {
+                    &AFF
+                }
             }
         }
     };
@@ -162,6 +173,7 @@ family!(
     "ct4_tcp",
     "ct4_any",
     "sock4",
+    "aff4",
     "scratch4",
     "rev4",
     limits::CT4_TCP,
@@ -178,6 +190,7 @@ family!(
     "ct6_tcp",
     "ct6_any",
     "sock6",
+    "aff6",
     "scratch6",
     "rev6",
     limits::CT6_TCP,

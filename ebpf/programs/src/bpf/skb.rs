@@ -377,6 +377,24 @@ impl<A: Family + FamilyMaps> Kernel<A> for Skb<A> {
     }
 
     #[inline(always)]
+    fn slot(&self, key: &SlotKey) -> Option<u32> {
+        // SAFETY: copied out at once.
+        unsafe { maps::SLOT.get(key).copied() }
+    }
+
+    #[inline(always)]
+    fn affinity(&self, key: &AffKey<A>) -> Option<AffValue> {
+        // SAFETY: copied out at once.
+        unsafe { A::aff().get(key).copied() }
+    }
+
+    #[inline(always)]
+    fn note_affinity(&self, key: &AffKey<A>, value: &AffValue) {
+        // A full LRU evicts; who is forgotten is balanced anew.
+        let _ = A::aff().insert(key, value, 0);
+    }
+
+    #[inline(always)]
     fn reversed(&self, backend: &FeKey<A>) -> Option<RevValue<A>> {
         // SAFETY: copied out at once.
         unsafe { A::rev().get(backend).copied() }

@@ -8,7 +8,7 @@ use abi::{
 
 use super::{Begin, Decision};
 use crate::packet::{self, Family, Kind, Packet};
-use crate::service::Found;
+use crate::service::{By, Found};
 use crate::{Kernel, Next, Then, hash, service};
 
 const HOOK: Hook = Hook::PodOut;
@@ -139,8 +139,11 @@ fn to_service<A: Family, K: Kernel<A>>(
     fe: &FeValue,
     cfg: &Cfg,
 ) -> Result<Begin<A>, Outcome> {
-    let hash = hash::flow(&packet.key, cfg.secret);
-    let backend: BeValue<A> = service::choose(k, fe, hash)?;
+    let by = By {
+        hash: hash::flow(&packet.key, cfg.secret),
+        client: packet.key.src,
+    };
+    let backend: BeValue<A> = service::choose(k, fe, &by, cfg)?;
     let mut begin = if backend.flags & BE_HOST != 0 && backend.node != 0 {
         to_host_network(k, &backend, src_ep, packet, cfg)
     } else {

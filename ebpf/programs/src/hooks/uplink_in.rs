@@ -10,7 +10,7 @@ use abi::{
 
 use super::{Begin, Decision};
 use crate::packet::{self, Family, Kind, Packet};
-use crate::service::{Found, Lookup};
+use crate::service::{By, Found, Lookup};
 use crate::{Kernel, Next, Then, hash, service};
 
 const HOOK: Hook = Hook::UplinkIn;
@@ -160,7 +160,11 @@ fn to_backend<A: Family, K: Kernel<A>>(
     fe: &FeValue,
     cfg: &Cfg,
 ) -> Result<Begin<A>, Outcome> {
-    let chosen: BeValue<A> = service::choose(k, fe, hash::flow(&packet.key, cfg.secret))?;
+    let by = By {
+        hash: hash::flow(&packet.key, cfg.secret),
+        client: packet.key.src,
+    };
+    let chosen: BeValue<A> = service::choose(k, fe, &by, cfg)?;
     let mut begin = Begin::towards(packet, IIF_UPLINK, chosen.addr, chosen.port);
     begin.be_ix = chosen.be_ix;
     begin.flags |= CT_SERVICE;

@@ -14,6 +14,8 @@ pub(super) struct ListPlan {
     pub(super) writes: Vec<Row>,
     pub(super) tail: Vec<Key>,
     pub(super) n: u32,
+    /// Identity and slot of each backend.
+    pub(super) at: Vec<(u32, u32)>,
 }
 
 /// Swap-remove: backends that stay keep their slot, new ones fill holes, the last ones move into the
@@ -45,8 +47,10 @@ pub(super) fn plan_list<A: Family>(
     }
     slots.extend(fresh.into_iter().rev().map(Some));
     let kept = u32::try_from(slots.len()).expect("lists are cut at abi::limits::LIST");
-    let rows = (0u32..)
-        .zip(slots.into_iter().flatten())
+    let placed: Vec<(u32, BeValue<A>)> = (0u32..).zip(slots.into_iter().flatten()).collect();
+    let at = placed.iter().map(|(slot, v)| (v.be_ix, *slot)).collect();
+    let rows = placed
+        .into_iter()
         .map(|(slot, value)| {
             (
                 slot,
@@ -61,6 +65,7 @@ pub(super) fn plan_list<A: Family>(
             .map(|slot| A::backend_key(BeKey { list, slot }))
             .collect(),
         n: kept,
+        at,
     }
 }
 

@@ -294,3 +294,128 @@ proptest! {
         prop_assert_eq!(writer.tables().be4.len() as u32, svc.cluster.n + svc.local.n);
     }
 }
+
+// === limits and affinity ===
+
+/// Plans programs of the key one after the other into one set of maps.
+struct Planner {
+    services: Services,
+    writer: Writer,
+}
+
+impl Planner {
+    fn new(limits: Limits) -> Self {
+        Self {
+            services: Services::with_limits(limits),
+            writer: Writer::new(MapSet::memory()).unwrap(),
+        }
+    }
+
+    fn plan(&mut self, service: &Service, lasts: &[u8]) -> BTreeSet<Refused> {
+        let program = program(service, &[slice(lasts)], &here(), &[]);
+        self.write(service, &program)
+    }
+
+    fn write(&mut self, service: &Service, program: &Program) -> BTreeSet<Refused> {
+        let tables = self.writer.tables();
+        let nodes = Nodes::default();
+        let (steps, refused) = self.services.plan(&service.key, program, &nodes, tables);
+        let now = Instant::now();
+        self.writer.apply(&steps, now);
+        self.writer.tick(now + Duration::from_secs(2));
+        refused
+    }
+}
+
+#[test]
+fn backends_beyond_the_limit_are_left_out_and_said() {
+    let mut planner = Planner::new(Limits {
+        backends: 3,
+        ..Limits::default()
+    });
+    let refused = planner.plan(&service(), &[1, 2, 3, 4, 5]);
+    let (have, taken) = (5, 3);
+    assert!(refused.contains(&Refused::Backends { have, taken }), "{refused:?}");
+    let tables = planner.writer.tables();
+    let (id, svc) = tables.svc.iter().next().unwrap();
+    assert_eq!(svc.cluster.n, 3);
+    for slot in 0..3 {
+        let list = svc.cluster.list;
+        assert!(tables.be4.contains_key(&BeKey { list, slot }), "no holes");
+    }
+    let key = planner.services.owner_of(&Key::Svc(*id));
+    assert_eq!(key, Some(&service().key));
+    // Fewer backends: there is room, and nothing to say.
+    assert_eq!(planner.plan(&service(), &[1]), BTreeSet::new());
+}
+
+#[test]
+fn a_service_port_or_frontend_that_does_not_fit_is_left_out_whole() {
+    let other = Service {
+        key: ObjectKey::new("default", "other"),
+        cluster_ips: vec!["10.96.0.11".parse().unwrap()],
+        ..service()
+    };
+    let (ports, frontends) = (1, 2);
+    let mut planner = Planner::new(Limits {
+        ports,
+        ..Limits::default()
+    });
+    assert_eq!(planner.plan(&service(), &[1]), BTreeSet::new());
+    let refused = planner.plan(&other, &[]);
+    assert_eq!(refused, [Refused::Ports { limit: ports }].into());
+    assert_eq!(planner.writer.tables().svc.len(), 1);
+    planner.write(&service(), &Program::default());
+    assert_eq!(planner.plan(&other, &[]), BTreeSet::new(), "room again");
+
+    let mut planner = Planner::new(Limits {
+        frontends,
+        ..Limits::default()
+    });
+    // Two rows each: the port, and the marker of the address.
+    assert_eq!(planner.plan(&service(), &[]), BTreeSet::new());
+    let refused = planner.plan(&other, &[]);
+    assert_eq!(refused, [Refused::Frontends { limit: frontends }].into());
+    assert_eq!(planner.writer.tables().fe4.len(), 2);
+}
+
+/// Identity → slot as the rows say, and as the lists are.
+fn places(tables: &Tables) -> [BTreeSet<(u32, u32, u32)>; 2] {
+    let rows = tables.slot.iter();
+    let said = rows.map(|(key, slot)| (key.list, key.be_ix, *slot));
+    let headers = tables.svc.values().flat_map(|s| [s.cluster, s.local]);
+    let slots = headers.flat_map(|list| {
+        (0..list.n).map(move |slot| BeKey {
+            list: list.list,
+            slot,
+        })
+    });
+    let real = slots.map(|key| (key.list, tables.be4[&key].be_ix, key.slot));
+    [said.collect(), real.collect()]
+}
+
+#[test]
+fn backends_of_a_service_with_affinity_have_their_places_told() {
+    let mut planner = Planner::new(Limits::default());
+    let sticky = Service {
+        affinity_seconds: Some(60),
+        ..service()
+    };
+    planner.plan(&service(), &[1, 2]);
+    assert!(planner.writer.tables().slot.is_empty());
+    for lasts in [&[1, 2][..], &[1, 2, 3, 4], &[4, 2], &[], &[7, 8, 9]] {
+        planner.plan(&sticky, lasts);
+        let [said, real] = places(planner.writer.tables());
+        assert_eq!(said, real, "{lasts:?}");
+    }
+    // A new agent finds what is there, and takes it away when it is not wanted.
+    planner.services = Services::default();
+    planner.plan(&sticky, &[8, 9]);
+    let [said, real] = places(planner.writer.tables());
+    assert_eq!(said, real);
+    planner.plan(&service(), &[8, 9]);
+    assert!(planner.writer.tables().slot.is_empty());
+    planner.plan(&sticky, &[8, 9]);
+    planner.write(&sticky, &Program::default());
+    assert!(planner.writer.tables().slot.is_empty());
+}
