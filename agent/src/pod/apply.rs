@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::{Container, Pod, PodStatus};
+use k8s_openapi::api::node::v1::RuntimeClass;
 use k8s_openapi::jiff::Timestamp;
+use kube::Api;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
@@ -196,13 +198,10 @@ impl Job {
         }
         let config = node.sandbox_config(&self.pod, attempt);
         std::fs::create_dir_all(&config.log_directory).map_err(|error| error.to_string())?;
-        let handler = spec::spec(&self.pod)
-            .runtime_class_name
-            .as_deref()
-            .unwrap_or_default();
+        let handler = self.runtime_handler().await?;
         let id = node
             .runtime
-            .run_pod_sandbox(config, handler)
+            .run_pod_sandbox(config, &handler)
             .await
             .map_err(|error: cri::Error| error.detail())?;
         let status = node
@@ -214,6 +213,20 @@ impl Job {
         self.write_hosts(&sandbox)
             .map_err(|error| format!("hosts file: {error}"))?;
         Ok(sandbox)
+    }
+
+    /// The runtime's name for the pod's RuntimeClass.
+    async fn runtime_handler(&self) -> Result<String, String> {
+        let class = spec::spec(&self.pod).runtime_class_name.as_deref();
+        let Some(name) = class.filter(|name| !name.is_empty()) else {
+            return Ok(String::new());
+        };
+        let api: Api<RuntimeClass> = Api::all(self.node.client.clone());
+        match api.get_opt(name).await {
+            Ok(Some(class)) => Ok(class.handler),
+            Ok(None) => Err(format!("RuntimeClass {name:?} not found")),
+            Err(error) => Err(format!("read RuntimeClass {name:?}: {error}")),
+        }
     }
 
     fn write_hosts(&self, sandbox: &Sandbox) -> std::io::Result<()> {

@@ -1,6 +1,7 @@
 //! One container from image to running: image, configuration, create, start, postStart.
 
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
@@ -285,13 +286,7 @@ impl Job {
         variables: &BTreeMap<String, String>,
         index: usize,
     ) -> Result<PathBuf, Failure> {
-        let sub = match (&wanted.sub_path_expr, &wanted.sub_path) {
-            (Some(expression), _) if !expression.is_empty() => {
-                expand(expression, |name| variables.get(name).map(String::as_str))
-            }
-            (_, Some(sub)) => sub.clone(),
-            (_, None) => String::new(),
-        };
+        let sub = sub_path_of(wanted, variables).map_err(Failure::config)?;
         if sub.is_empty() {
             return Ok(path.to_owned());
         }
@@ -308,6 +303,43 @@ impl Job {
         })?;
         Ok(target)
     }
+}
+
+/// The mount's sub-path with its variables, which must all have values (upstream: `kubelet_pods.go`
+/// makeMounts, `kubecontainer.ExpandContainerVolumeMounts`).
+fn sub_path_of(
+    wanted: &VolumeMount,
+    variables: &BTreeMap<String, String>,
+) -> Result<String, String> {
+    let expression = wanted.sub_path_expr.as_deref().filter(|e| !e.is_empty());
+    let sub = match (expression, &wanted.sub_path) {
+        (Some(expression), _) => {
+            let missing = RefCell::new(BTreeSet::new());
+            let sub = expand(expression, |name| {
+                let value = variables.get(name).filter(|value| !value.is_empty());
+                if value.is_none() {
+                    missing.borrow_mut().insert(name.to_owned());
+                }
+                value.map(String::as_str)
+            });
+            let missing: Vec<String> = missing.into_inner().into_iter().collect();
+            if !missing.is_empty() {
+                return Err(format!("missing value for {}", missing.join(", ")));
+            }
+            sub
+        }
+        (None, Some(sub)) => sub.clone(),
+        (None, None) => String::new(),
+    };
+    if sub.starts_with('/') {
+        return Err(format!("error SubPath `{sub}` must not be an absolute path"));
+    }
+    if sub.split('/').any(|part| part == "..") {
+        return Err(format!(
+            "unable to provision SubPath `{sub}`: must not contain '..'"
+        ));
+    }
+    Ok(sub)
 }
 
 fn plain(container_path: &str, host: &std::path::Path) -> m::Mount {
@@ -341,4 +373,37 @@ fn make_file(path: &std::path::Path) -> std::io::Result<()> {
     }
     std::fs::File::create(path)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sub_path_needs_its_variables_and_stays_in_its_volume() {
+        let variables = [("A", "x"), ("UP", ".."), ("ROOT", "/tmp"), ("NONE", "")];
+        let variables = variables.map(|(k, v)| (k.to_owned(), v.to_owned())).into();
+        let of = |expression: &str| {
+            let mount = VolumeMount {
+                sub_path_expr: Some(expression.to_owned()),
+                ..VolumeMount::default()
+            };
+            sub_path_of(&mount, &variables)
+        };
+        assert_eq!(of("$(A)/b"), Ok("x/b".to_owned()));
+        for (wrong, why) in [
+            ("$(NO)/$(NONE)", "missing value for NO, NONE"),
+            ("$(ROOT)", "must not be an absolute path"),
+            ("$(UP)", "must not contain '..'"),
+            ("a/$(UP)", "must not contain '..'"),
+        ] {
+            let error = of(wrong).unwrap_err();
+            assert!(error.contains(why), "{wrong}: {error}");
+        }
+        let plain = VolumeMount {
+            sub_path: Some("$(A)".to_owned()),
+            ..VolumeMount::default()
+        };
+        assert_eq!(sub_path_of(&plain, &variables), Ok("$(A)".to_owned()));
+    }
 }
