@@ -250,6 +250,21 @@ impl Client {
         )
     }
 
+    /// Gives a running container other resources.
+    pub async fn update_container(
+        &self,
+        id: &str,
+        resources: m::LinuxContainerResources,
+    ) -> Result<(), Error> {
+        let request = m::UpdateContainerResourcesRequest {
+            container_id: id.to_owned(),
+            linux: Some(resources),
+        };
+        self.call::<_, m::Empty>(path!(runtime "UpdateContainerResources"), request)
+            .await
+            .map(drop)
+    }
+
     pub async fn remove_container(&self, id: &str) -> Result<(), Error> {
         let request = m::ContainerId {
             container_id: id.to_owned(),

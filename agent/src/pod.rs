@@ -39,6 +39,7 @@ pub mod plan;
 pub mod probe;
 pub mod publisher;
 pub mod relist;
+pub mod resize;
 pub mod resources;
 pub mod sandbox;
 pub mod security;
@@ -62,8 +63,12 @@ pub struct Node {
     pub recorder: events::Recorder,
     pub store: objects::Store,
     services: services::Services,
-    /// Milli-CPUs and bytes of memory.
-    pub capacity: (i64, i64),
+    /// What the node has for pods: milli-CPUs and bytes of memory.
+    pub allocatable: (i64, i64),
+    /// Bytes of memory the machine has.
+    pub memory_capacity: i64,
+    /// The pods of this node, as the API has them.
+    pub pods: watch::Receiver<Arc<HashMap<String, Arc<Pod>>>>,
 }
 
 impl Node {
@@ -124,17 +129,19 @@ pub async fn run(
     };
     let (recorder, events) = events::recorder(client.clone(), source, shutdown.clone());
     let (sender, services) = watch::channel(None);
+    let (pods_sender, pods) = watch::channel(Arc::new(HashMap::new()));
     let node = Arc::new(Node {
         runtime_name: version.runtime_name.clone(),
         store: objects::Store::new(client.clone()),
-        capacity: (machine.milli_cpus, machine.memory_bytes),
+        allocatable: (machine.milli_cpus, node::allocatable_memory(&machine)),
+        memory_capacity: machine.memory_bytes,
+        pods: pods.clone(),
         config,
         client,
         runtime,
         recorder,
         services,
     });
-    let (pods_sender, pods) = watch::channel(Arc::new(HashMap::new()));
     let server = serve::Server::bind(node.clone(), pods, serving, metrics)
         .await
         .context("kubelet API")?;

@@ -54,7 +54,7 @@ pub struct Input<'a> {
     pub pod: &'a Pod,
     pub facts: &'a Facts,
     pub objects: &'a Objects,
-    pub capacity: (i64, i64),
+    pub allocatable: (i64, i64),
     pub now: Timestamp,
 }
 
@@ -91,7 +91,7 @@ fn prepare_one(
         pod,
         facts,
         objects,
-        capacity,
+        allocatable,
         now,
     } = input;
     if let Some(source) = &volume.host_path {
@@ -120,7 +120,7 @@ fn prepare_one(
         facts,
         objects,
         tokens,
-        capacity,
+        allocatable,
     };
     let Some(files) = payload::payload(payload_input, volume)? else {
         return Err(Cause::Payload(payload::Error::Unsupported(kind_of(volume))));

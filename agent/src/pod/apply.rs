@@ -21,6 +21,7 @@ use super::events::Subject;
 use super::objects::Objects;
 use super::observed::{Observed, Sandbox, State};
 use super::plan::{Kill, Plan, Waiting};
+use super::resize::Change;
 use super::resources;
 use super::sandbox;
 use super::spec::{self, Role};
@@ -29,6 +30,7 @@ use crate::volume::{self, token::Tokens};
 
 mod hook;
 mod image;
+mod resize;
 mod start;
 
 /// Upstream's least time between the stop signal and the kill.
@@ -56,6 +58,10 @@ pub enum Progress {
     Restarted { container: String, ended: Timestamp },
     /// The sandbox, or the volumes, could not be made.
     SandboxFailed,
+    /// A running container has other resources now.
+    Resized(Change),
+    /// It could not be given them.
+    ResizeFailed { message: String },
 }
 
 /// One piece of work for one pod.
@@ -77,6 +83,9 @@ impl Job {
             self.tell(Progress::Changed { published: None }).await;
         }
         futures::future::join_all(plan.kill.iter().map(|kill| self.kill(kill))).await;
+        if !plan.resize.is_empty() {
+            self.resize(&plan.resize).await;
+        }
         for id in &plan.remove {
             if let Err(error) = self.node.runtime.remove_container(id).await {
                 tracing::warn!(%error, id, "dead container not removed");
@@ -142,7 +151,7 @@ impl Job {
             pod: &self.pod,
             facts: &facts,
             objects: &self.objects,
-            capacity: self.node.capacity,
+            allocatable: self.node.allocatable,
             now: Timestamp::now(),
         };
         match volume::prepare(input, tokens).await {

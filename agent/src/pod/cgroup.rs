@@ -10,6 +10,8 @@ use super::resources::{PodResources, Qos};
 const ROOT: &str = "/sys/fs/cgroup";
 /// Controllers whose v1 hierarchies get the pod's directory; the runtime adds the others by itself.
 const V1_CONTROLLERS: [&str; 3] = ["cpu", "memory", "pids"];
+/// Of quota and memory in cgroup v1.
+const UNLIMITED: i64 = -1;
 const V2_CONTROLLERS: &str = "+cpu +memory +pids";
 /// How often, and how long apart, the removal of a cgroup whose last process is just gone is tried.
 const REMOVE_TRIES: u32 = 20;
@@ -54,14 +56,12 @@ fn ensure_below(root: &Path, path: &str, resources: &PodResources) -> Result<(),
         match controller {
             "cpu" => {
                 write(&dir.join("cpu.shares"), &resources.cpu_shares.to_string())?;
-                if let Some(quota) = resources.cpu_quota {
-                    write(&dir.join("cpu.cfs_quota_us"), &quota.to_string())?;
-                }
+                let quota = resources.cpu_quota.unwrap_or(UNLIMITED);
+                write(&dir.join("cpu.cfs_quota_us"), &quota.to_string())?;
             }
             "memory" => {
-                if let Some(limit) = resources.memory_limit {
-                    write(&dir.join("memory.limit_in_bytes"), &limit.to_string())?;
-                }
+                let limit = resources.memory_limit.unwrap_or(UNLIMITED);
+                write(&dir.join("memory.limit_in_bytes"), &limit.to_string())?;
             }
             _ => {}
         }
@@ -84,13 +84,10 @@ fn ensure_v2(root: &Path, relative: &str, resources: &PodResources) -> Result<()
         &dir.join("cpu.weight"),
         &weight(resources.cpu_shares).to_string(),
     )?;
-    if let Some(quota) = resources.cpu_quota {
-        write(&dir.join("cpu.max"), &format!("{quota} 100000"))?;
-    }
-    if let Some(limit) = resources.memory_limit {
-        write(&dir.join("memory.max"), &limit.to_string())?;
-    }
-    Ok(())
+    let most = |limit: Option<i64>| limit.map_or_else(|| "max".to_owned(), |l| l.to_string());
+    let quota = format!("{} 100000", most(resources.cpu_quota));
+    write(&dir.join("cpu.max"), &quota)?;
+    write(&dir.join("memory.max"), &most(resources.memory_limit))
 }
 
 /// cgroup v1 shares (2..262144) as v2 weight (1..10000), KEP-2254's formula.

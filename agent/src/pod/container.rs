@@ -110,6 +110,8 @@ fn annotations(
         .termination_message_policy
         .as_deref()
         .unwrap_or("File");
+    let resources = container.resources.clone().unwrap_or_default();
+    let resources = serde_json::to_string(&resources).unwrap_or_default();
     let pairs = [
         (o::CONTAINER_HASH, spec::hash(container)),
         (o::RESTART_COUNT, attempt.to_string()),
@@ -119,6 +121,7 @@ fn annotations(
         ),
         (o::TERMINATION_MESSAGE_POLICY, policy.to_owned()),
         (o::POD_GRACE_PERIOD, spec::grace(pod).as_secs().to_string()),
+        (o::RESOURCES, resources),
     ];
     pairs
         .into_iter()

@@ -55,7 +55,7 @@ pub struct Input<'a> {
     pub services: &'a [ServiceEnv],
     pub objects: &'a Objects,
     /// Milli-CPUs and bytes of memory of the node.
-    pub capacity: (i64, i64),
+    pub allocatable: (i64, i64),
 }
 
 pub fn environment(
@@ -151,7 +151,7 @@ fn from_source(
             .map(|(_, c)| c);
         let of = found.as_ref().unwrap_or(container);
         let divisor = reference.divisor.as_ref().map(|q| q.0.as_str());
-        return resources::field(of, &reference.resource, divisor, input.capacity)
+        return resources::field(of, &reference.resource, divisor, input.allocatable)
             .map(Some)
             .ok_or_else(|| Error::Resource(reference.resource.clone()));
     }
@@ -300,7 +300,7 @@ mod tests {
             facts: &facts,
             services: &services,
             objects: &objects,
-            capacity: (2000, 1 << 30),
+            allocatable: (2000, 1 << 30),
         };
         environment(input, container)
     }

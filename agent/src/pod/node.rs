@@ -229,7 +229,7 @@ fn desired(facts: &Facts<'_>, old: Option<&NodeStatus>, now: Timestamp) -> NodeS
     };
     NodeStatus {
         addresses: Some(addresses),
-        allocatable: Some(amounts(machine.memory_bytes - RESERVED_MEMORY)),
+        allocatable: Some(amounts(allocatable_memory(machine))),
         capacity: Some(amounts(machine.memory_bytes)),
         conditions: Some(conditions(runtime, old, now)),
         daemon_endpoints: Some(NodeDaemonEndpoints {
@@ -255,6 +255,11 @@ fn desired(facts: &Facts<'_>, old: Option<&NodeStatus>, now: Timestamp) -> NodeS
         }),
         ..NodeStatus::default()
     }
+}
+
+/// Bytes of memory for pods.
+pub fn allocatable_memory(machine: &Machine) -> i64 {
+    (machine.memory_bytes - RESERVED_MEMORY).max(0)
 }
 
 fn image_list(images: &[m::Image]) -> Vec<ContainerImage> {

@@ -6,6 +6,7 @@ use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::net::IpAddr;
 
+use k8s_openapi::api::core::v1::ResourceRequirements;
 use k8s_openapi::jiff::Timestamp;
 
 use crate::cri::messages as m;
@@ -18,6 +19,8 @@ pub const CONTAINER_HASH: &str = "io.kubernetes.container.hash";
 pub const RESTART_COUNT: &str = "io.kubernetes.container.restartCount";
 pub const TERMINATION_MESSAGE_PATH: &str = "io.kubernetes.container.terminationMessagePath";
 pub const TERMINATION_MESSAGE_POLICY: &str = "io.kubernetes.container.terminationMessagePolicy";
+/// Requests and limits a container was made with, JSON.
+pub const RESOURCES: &str = "windlass.io/resources";
 pub const POD_GRACE_PERIOD: &str = "io.kubernetes.pod.terminationGracePeriod";
 
 /// The runtime's view of one pod.
@@ -69,6 +72,8 @@ pub struct Container {
     pub termination_message_policy: String,
     /// Host file behind the termination message path, from the reported mounts.
     pub termination_message_file: Option<String>,
+    /// Requests and limits it runs with, if that was noted.
+    pub resources: Option<ResourceRequirements>,
 }
 
 // === impl Observed ===
@@ -176,6 +181,7 @@ impl From<&m::ContainerStatus> for Container {
             termination_message_path: path,
             termination_message_policy: annotation(TERMINATION_MESSAGE_POLICY).unwrap_or_default(),
             termination_message_file: file,
+            resources: annotation(RESOURCES).and_then(|text| serde_json::from_str(&text).ok()),
         }
     }
 }

@@ -12,6 +12,7 @@ use k8s_openapi::jiff::Timestamp;
 use super::backoff::Backoff;
 use super::observed::{self, Observed, State};
 use super::probe::Results;
+use super::resize::{self, Resize};
 use super::spec::{self, Role};
 
 /// What a worker remembers that neither the API nor the runtime holds.
@@ -27,6 +28,9 @@ pub struct Memory {
     pub sandbox_hold: Option<Timestamp>,
     /// The node ended the pod: it is Failed for this reason, whatever its containers say.
     pub failure: Option<Waiting>,
+    /// Whether running containers may be given other resources now, and not before when.
+    pub resize: Resize,
+    pub resize_hold: Option<Timestamp>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,6 +47,8 @@ pub struct Plan {
     /// Create a sandbox with this attempt number.
     pub create_sandbox: Option<u32>,
     pub kill: Vec<Kill>,
+    /// Running containers to give other resources.
+    pub resize: Vec<resize::Change>,
     /// Containers to create and start, in order.
     pub start: Vec<String>,
     /// Containers held back by crash-loop back-off.
@@ -98,6 +104,7 @@ impl Plan {
         !self.stop_pod
             && self.create_sandbox.is_none()
             && self.kill.is_empty()
+            && self.resize.is_empty()
             && self.start.is_empty()
             && self.remove.is_empty()
     }
@@ -151,6 +158,22 @@ impl Plan {
             }
             Initialization::Pending => {}
             Initialization::Done => self.main_containers(input),
+        }
+        if !self.finished {
+            self.resize_in_place(input);
+        }
+    }
+
+    /// Containers that stay get the resources they should have, as far as the node has room.
+    fn resize_in_place(&mut self, input: Input<'_>) {
+        if !may_resize(input) {
+            return;
+        }
+        let mut changes = resize::changes(input.pod, input.observed);
+        changes.retain(|change| !self.kill.iter().any(|kill| kill.id == change.id));
+        match input.memory.resize_hold.filter(|until| *until > input.now) {
+            Some(until) if !changes.is_empty() => self.wake_at(until),
+            Some(_) | None => self.resize = changes,
         }
     }
 
@@ -295,8 +318,11 @@ impl Plan {
         let results = probes.get(&seen.id).copied().unwrap_or_default();
         let policy = container.restart_policy.as_deref();
         let restart = policy.unwrap_or_else(|| spec::pod_restart_policy(pod)) != "Never";
-        let changed = !seen.hash.is_empty() && seen.hash != spec::hash(container);
-        let kill = if changed {
+        let resized = may_resize(input) && resize::needs_restart(container, seen);
+        let changed = !seen.hash.is_empty() && seen.hash != spec::hash(container) || resized;
+        let kill = if resized {
+            kill(pod, container, seen, "resize requires restart")
+        } else if changed {
             kill(pod, container, seen, "definition changed")
         } else if results.liveness == Some(false) {
             probe_kill(pod, container, seen, ProbeKind::Liveness)
@@ -378,6 +404,10 @@ impl Plan {
     fn wake_at(&mut self, time: Timestamp) {
         self.wake = Some(self.wake.map_or(time, |wake| wake.min(time)));
     }
+}
+
+fn may_resize(input: Input<'_>) -> bool {
+    matches!(input.memory.resize, Resize::InProgress(_))
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -491,4 +521,4 @@ pub fn role(pod: &Pod, name: &str) -> Option<Role> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use k8s_openapi::api::core::v1::{Container, Pod};
+use k8s_openapi::api::core::v1::{Container, Pod, ResourceRequirements};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
 use super::spec;
@@ -19,6 +19,8 @@ const MIN_SHARES: i64 = 2;
 const MAX_SHARES: i64 = 262_144;
 const SHARES_PER_CPU: i64 = 1024;
 const MILLI: i64 = 1000;
+/// For quota and memory.
+const UNLIMITED: i64 = -1;
 
 const OOM_GUARANTEED: i64 = -997;
 const OOM_BEST_EFFORT: i64 = 1000;
@@ -68,6 +70,12 @@ fn requests(container: &Container) -> Option<&List> {
 
 fn limits(container: &Container) -> Option<&List> {
     container.resources.as_ref()?.limits.as_ref()
+}
+
+/// Request and limit of one resource, `None` for what is not set.
+pub fn pair(resources: &ResourceRequirements, name: &str) -> (Option<i64>, Option<i64>) {
+    let of = |list: &Option<List>| milli(&list.as_ref()?.get(name)?.0);
+    (of(&resources.requests), of(&resources.limits))
 }
 
 /// The quality-of-service class; the API server stores it, this is the same rule.
@@ -145,45 +153,76 @@ pub struct PodResources {
 }
 
 pub fn of_pod(pod: &Pod) -> PodResources {
-    let total = |read: &dyn Fn(&Container) -> Option<i64>| -> (i64, bool) {
-        let mut all = true;
-        let mut add = |container: &Container| {
-            let amount = read(container);
-            all &= amount.is_some();
-            amount.unwrap_or(0)
-        };
-        let main: i64 = spec::spec(pod).containers.iter().map(&mut add).sum();
-        let (mut sidecars, mut init_peak) = (0, 0);
-        for container in spec::init_containers(pod) {
-            let amount = add(container);
-            if spec::is_sidecar(container) {
-                sidecars += amount;
-                init_peak = init_peak.max(sidecars);
-            } else {
-                init_peak = init_peak.max(sidecars + amount);
-            }
-        }
-        (init_peak.max(main + sidecars), all)
-    };
-    let request = total(&|c| Some(cpu(requests(c)).or(cpu(limits(c))).unwrap_or(0))).0;
-    let (cpu_limit, cpu_all) = total(&|c| cpu(limits(c)).filter(|l| *l > 0));
-    let (memory_limit, memory_all) = total(&|c| memory(limits(c)).filter(|l| *l > 0));
+    let overhead = spec::spec(pod).overhead.as_ref();
+    let (more_cpu, more_memory) = (cpu(overhead), memory(overhead));
+    let (cpu_limit, cpu_all) = total(pod, &|c| cpu(limits(c)).filter(|l| *l > 0));
+    let (memory_limit, memory_all) = total(pod, &|c| memory(limits(c)).filter(|l| *l > 0));
     PodResources {
-        cpu_shares: shares(request),
-        cpu_quota: cpu_all.then(|| quota(cpu_limit)),
-        memory_limit: memory_all.then_some(memory_limit),
+        cpu_shares: shares(requests_of_pod(pod).0),
+        cpu_quota: cpu_all.then(|| quota(cpu_limit + more_cpu.unwrap_or(0))),
+        memory_limit: memory_all.then(|| memory_limit + more_memory.unwrap_or(0)),
     }
 }
 
+/// What the pod as a whole is promised, with its overhead: milli-CPUs and bytes.
+pub fn requests_of_pod(pod: &Pod) -> (i64, i64) {
+    let overhead = spec::spec(pod).overhead.as_ref();
+    let request = |list: fn(Option<&List>) -> Option<i64>| {
+        let of = |c: &Container| Some(list(requests(c)).or(list(limits(c))).unwrap_or(0));
+        total(pod, &of).0 + list(overhead).unwrap_or(0)
+    };
+    (request(cpu), request(memory))
+}
+
+/// The most the pod's containers have at a time, and whether every one of them says something
+/// (upstream: `pkg/api/v1/resource` PodRequests).
+fn total(pod: &Pod, read: &dyn Fn(&Container) -> Option<i64>) -> (i64, bool) {
+    let mut all = true;
+    let mut add = |container: &Container| {
+        let amount = read(container);
+        all &= amount.is_some();
+        amount.unwrap_or(0)
+    };
+    let main: i64 = spec::spec(pod).containers.iter().map(&mut add).sum();
+    let (mut sidecars, mut init_peak) = (0, 0);
+    for container in spec::init_containers(pod) {
+        let amount = add(container);
+        if spec::is_sidecar(container) {
+            sidecars += amount;
+            init_peak = init_peak.max(sidecars);
+        } else {
+            init_peak = init_peak.max(sidecars + amount);
+        }
+    }
+    (init_peak.max(main + sidecars), all)
+}
+
+/// The runtime's resources for a container that runs already: what is not limited is unlimited from now
+/// on, where 0 would leave it as it is.
+pub fn of_running(
+    pod: &Pod,
+    container: &Container,
+    memory_capacity: i64,
+) -> LinuxContainerResources {
+    let mut resources = of_container(pod, container, memory_capacity);
+    if resources.cpu_quota == 0 {
+        resources.cpu_quota = UNLIMITED;
+    }
+    if resources.memory_limit_in_bytes == 0 {
+        resources.memory_limit_in_bytes = UNLIMITED;
+    }
+    resources
+}
+
 /// `resourceFieldRef`: the value of a container's resource divided by the divisor, rounded up. A limit
-/// that is not set reads as the node's capacity, as upstream.
+/// that is not set reads as what the node has for pods, as upstream.
 pub fn field(
     container: &Container,
     resource: &str,
     divisor: Option<&str>,
-    capacity: (i64, i64),
+    allocatable: (i64, i64),
 ) -> Option<String> {
-    let (milli_cpus, memory_bytes) = capacity;
+    let (milli_cpus, memory_bytes) = allocatable;
     let divisor = divisor
         .filter(|d| !d.is_empty() && *d != "0")
         .unwrap_or("1");
@@ -277,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn resource_fields_fall_back_to_the_nodes_capacity() {
+    fn resource_fields_fall_back_to_what_the_node_has() {
         let p = pod(&[(&[("cpu", "250m")], &[])]);
         let container = &spec::spec(&p).containers[0];
         let capacity = (2000, 8 << 30);

@@ -8,14 +8,16 @@ use std::net::IpAddr;
 use k8s_openapi::api::core::v1::{
     Container, ContainerState, ContainerStateRunning, ContainerStateTerminated,
     ContainerStateWaiting, ContainerStatus, HostIP, Pod, PodCondition, PodIP, PodStatus,
-    VolumeMountStatus,
+    ResourceRequirements, VolumeMountStatus,
 };
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 
 use super::observed::{self, Observed, State};
 use super::plan::{self, Waiting};
 use super::probe::Results;
+use super::resize::{self, Resize};
 use super::resources;
 use super::spec::{self, Role};
 
@@ -35,6 +37,8 @@ pub struct Input<'a> {
     pub waiting: &'a BTreeMap<String, Waiting>,
     /// The node ended the pod for this reason.
     pub failure: Option<&'a Waiting>,
+    /// Where an in-place resize stands.
+    pub resize: &'a Resize,
     /// The status last written or seen.
     pub old: &'a PodStatus,
     pub node_ips: &'a [IpAddr],
@@ -169,12 +173,31 @@ fn container_status(input: Input<'_>, role: Role, container: &Container) -> Cont
     waiting_reason(input, role, container, &mut status);
     probed(input, role, container, &mut status);
     status.volume_mounts = volume_mounts(container);
-    status.resources = container.resources.clone();
-    status.allocated_resources = container
-        .resources
-        .as_ref()
-        .and_then(|resources| resources.requests.clone());
+    (status.resources, status.allocated_resources) = granted(input, container);
     status
+}
+
+/// What a container runs with, and what it was promised: as long as the node has no room for a resize,
+/// what it had before.
+fn granted(
+    input: Input<'_>,
+    container: &Container,
+) -> (
+    Option<ResourceRequirements>,
+    Option<BTreeMap<String, Quantity>>,
+) {
+    let wanted = container.resources.clone();
+    let seen = input.observed.latest(&container.name);
+    let seen = seen.filter(|seen| seen.state == State::Running);
+    let has = seen
+        .filter(|seen| resize::differs(container, seen))
+        .and_then(|seen| seen.resources.clone());
+    let promised = match input.resize {
+        Resize::Pending(_) => has.clone().or_else(|| wanted.clone()),
+        Resize::None | Resize::InProgress(_) => wanted.clone(),
+    };
+    let requests = promised.and_then(|resources| resources.requests);
+    (has.or(wanted), requests)
 }
 
 fn old_status<'a>(old: &'a PodStatus, role: Role, name: &str) -> Option<&'a ContainerStatus> {

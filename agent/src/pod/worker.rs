@@ -26,12 +26,14 @@ use super::observed::Observed;
 use super::plan::{self, Memory, Plan, Waiting};
 use super::probe::{self, Probers, Results};
 use super::publisher::Publisher;
+use super::resize;
 use super::spec;
 use super::status;
 use crate::volume::{self, token::Tokens};
 
 mod ending;
 mod progress;
+mod resizing;
 
 /// Pause before a failed start, sandbox or volume is tried again.
 const RETRY: Duration = Duration::from_secs(10);
@@ -93,6 +95,8 @@ pub struct Worker {
     torn_down: bool,
     /// The last plan given to a job, and when.
     tried: Option<(Plan, Timestamp)>,
+    /// Resizes carried out.
+    resized: resize::Done,
 }
 
 impl Worker {
@@ -122,6 +126,10 @@ impl Worker {
             grace: spec::grace(&pod),
             torn_down: false,
             tried: None,
+            resized: resize::Done::load(&volume::pod_dir(
+                &node.config.root_dir,
+                spec::uid(&pod),
+            )),
             node,
             desired,
             pod,
@@ -156,6 +164,8 @@ impl Worker {
                 self.results
                     .retain(|id, _| observed.containers.iter().any(|c| &c.id == id));
                 self.observed = observed;
+                self.resized.apply(&mut self.observed);
+                self.stand_of_resize();
                 true
             }
             Err(error) => {
@@ -175,6 +185,7 @@ impl Worker {
             probes: &self.results,
             waiting: &self.memory.waiting,
             failure: self.memory.failure.as_ref(),
+            resize: &self.memory.resize,
             old: &self.last,
             node_ips: &self.node.config.node_ips,
             runtime: &self.node.runtime_name,
@@ -389,7 +400,7 @@ impl Worker {
                 pod: &self.pod,
                 facts: &facts,
                 objects: &objects,
-                capacity: self.node.capacity,
+                allocatable: self.node.allocatable,
                 now: Timestamp::now(),
             };
             if let Err(error) = volume::prepare(input, &mut tokens).await {
@@ -466,8 +477,24 @@ impl Worker {
             if references != objects::references(&self.pod) {
                 self.held = self.node.store.hold(references);
             }
+            self.publisher.seen(&desired.pod);
+            if !same_orders(&desired.pod, &self.pod) {
+                // What failed may work as it is written now.
+                self.memory.hold.clear();
+                self.memory.sandbox_hold = None;
+                self.memory.resize_hold = None;
+            }
             self.pod = desired.pod;
+            self.stand_of_resize();
         }
         true
     }
+}
+
+/// Whether two versions of a pod ask for the same: only their statuses differ.
+fn same_orders(a: &Pod, b: &Pod) -> bool {
+    a.spec == b.spec
+        && a.metadata.labels == b.metadata.labels
+        && a.metadata.annotations == b.metadata.annotations
+        && a.metadata.deletion_timestamp == b.metadata.deletion_timestamp
 }

@@ -71,7 +71,7 @@ pub struct Input<'a> {
     pub facts: &'a Facts,
     pub objects: &'a Objects,
     pub tokens: &'a BTreeMap<TokenKey, String>,
-    pub capacity: (i64, i64),
+    pub allocatable: (i64, i64),
 }
 
 /// Tokens the pod's volumes need.
@@ -266,7 +266,7 @@ fn fields(
             let divisor = reference.divisor.as_ref().map(|q| q.0.as_str());
             spec::find(input.pod, name)
                 .and_then(|(_, c)| {
-                    resources::field(&c, &reference.resource, divisor, input.capacity)
+                    resources::field(&c, &reference.resource, divisor, input.allocatable)
                 })
                 .ok_or_else(|| Error::Field(reference.resource.clone()))?
         } else {
@@ -325,7 +325,7 @@ mod tests {
             facts: &facts,
             objects: &objects,
             tokens: &tokens,
-            capacity: (1000, 1 << 30),
+            allocatable: (1000, 1 << 30),
         };
         payload(input, &serde_json::from_value(volume).unwrap())
     }

@@ -134,7 +134,7 @@ impl Job {
             facts: &facts,
             services: &services,
             objects: &self.objects,
-            capacity: node.capacity,
+            allocatable: node.allocatable,
         };
         let variables = env::environment(input, container).map_err(Failure::config)?;
         let attempt = self.attempt(container);
@@ -148,7 +148,7 @@ impl Job {
             env: &variables,
             mounts,
             devices: Vec::new(),
-            memory_capacity: node.capacity.1,
+            memory_capacity: node.memory_capacity,
             target: spec::target_of(&self.pod, &container.name)
                 .and_then(|name| self.observed.latest(name))
                 .map(|seen| seen.id.as_str()),

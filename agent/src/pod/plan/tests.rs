@@ -55,6 +55,7 @@ fn seen(name: &str, state: State, exit_code: i32) -> Seen {
         termination_message_path: None,
         termination_message_policy: String::new(),
         termination_message_file: None,
+        resources: None,
     }
 }
 
@@ -63,6 +64,11 @@ fn running(containers: Vec<Seen>) -> Observed {
         sandboxes: vec![sandbox(0, true)],
         containers,
     }
+}
+
+/// A pod whose one container `c` runs.
+pub(crate) fn running_one() -> Observed {
+    running(vec![seen("c", State::Running, 0)])
 }
 
 fn plan(pod: &Pod, observed: &Observed) -> Plan {
@@ -319,4 +325,40 @@ fn a_plan_that_was_carried_out_is_followed_by_an_empty_one() {
             .extend(first.start.iter().map(|n| seen(n, State::Running, 0)));
         assert!(plan(&pod, &observed).is_empty(), "{policy}");
     }
+}
+
+#[test]
+fn a_running_container_is_resized_in_place_or_restarted_by_its_policy() {
+    let with = |cpu: &str, policy: &str| {
+        let resources = json!({ "requests": { "cpu": cpu } });
+        let policies = json!([{ "resourceName": "cpu", "restartPolicy": policy }]);
+        let container = json!({ "name": "c", "image": "i", "resources": resources,
+            "resizePolicy": policies });
+        pod("Always", json!([]), json!([container]))
+    };
+    let mut observed = running_one();
+    observed.containers[0].resources = spec::spec(&with("1", "")).containers[0].resources.clone();
+    let memory = |resize| Memory {
+        resize,
+        ..Memory::default()
+    };
+    let wanted = with("2", "NotRequired");
+    let go = memory(Resize::InProgress(None));
+    let plan = plan_with(&wanted, &observed, &go, &BTreeMap::new());
+    assert_eq!(plan.resize.len(), 1);
+    assert!(plan.kill.is_empty() && plan.start.is_empty());
+    let wait = memory(Resize::Pending(Waiting {
+        reason: "Deferred".to_owned(),
+        message: String::new(),
+    }));
+    assert!(plan_with(&wanted, &observed, &wait, &BTreeMap::new()).is_empty());
+    let held = Memory {
+        resize_hold: Some(at(NOW + 5)),
+        ..go.clone()
+    };
+    let plan = plan_with(&wanted, &observed, &held, &BTreeMap::new());
+    assert_eq!((plan.is_empty(), plan.wake), (true, Some(at(NOW + 5))));
+    let plan = plan_with(&with("2", "RestartContainer"), &observed, &go, &BTreeMap::new());
+    assert!(plan.resize.is_empty());
+    assert_eq!((plan.kill.len(), plan.start), (1, vec!["c".to_owned()]));
 }

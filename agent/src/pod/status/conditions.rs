@@ -3,6 +3,7 @@
 use k8s_openapi::api::core::v1::{ContainerStatus, PodCondition, PodStatus};
 
 use super::{Input, condition, sandbox_condition};
+use crate::pod::resize::Resize;
 use crate::pod::spec;
 
 pub const OWNED: [&str; 5] = [
@@ -12,6 +13,9 @@ pub const OWNED: [&str; 5] = [
     "ContainersReady",
     "PodScheduled",
 ];
+
+/// Conditions the node owns that are there only while they are true.
+pub const PASSING: [&str; 2] = ["PodResizePending", "PodResizeInProgress"];
 
 /// A condition's truth with its reason and message.
 struct Verdict {
@@ -47,7 +51,7 @@ pub fn conditions(input: Input<'_>, status: &PodStatus) -> Vec<PodCondition> {
     let foreign: Vec<PodCondition> = seen
         .chain(input.old.conditions.iter())
         .flatten()
-        .filter(|c| !OWNED.contains(&c.type_.as_str()))
+        .filter(|c| !is_own(&c.type_))
         .fold(Vec::new(), |mut list, c| {
             if !list.iter().any(|have: &PodCondition| have.type_ == c.type_) {
                 list.push(c.clone());
@@ -76,7 +80,22 @@ pub fn conditions(input: Input<'_>, status: &PodStatus) -> Vec<PodCondition> {
         } = verdict;
         list.push(condition(input, kind, truth, reason, Some(message)));
     }
+    let passing = match input.resize {
+        Resize::None => None,
+        Resize::Pending(why) => Some((PASSING[0], Some(why))),
+        Resize::InProgress(problem) => Some((PASSING[1], problem.as_ref())),
+    };
+    if let Some((kind, why)) = passing.filter(|_| ended(status).is_none()) {
+        let reason = why.map(|why| why.reason.as_str());
+        let message = why.map(|why| why.message.clone());
+        list.push(condition(input, kind, true, reason, message));
+    }
     list
+}
+
+/// Whether the node owns conditions of this type.
+pub fn is_own(kind: &str) -> bool {
+    OWNED.contains(&kind) || PASSING.contains(&kind)
 }
 
 fn ended(status: &PodStatus) -> Option<&'static str> {

@@ -4,6 +4,8 @@
 use k8s_openapi::api::core::v1::PodStatus;
 use serde_json::{Map, Value, json};
 
+use super::conditions;
+
 /// Fields of the status that this node writes; everything else belongs to others.
 const OWNED: [&str; 13] = [
     "phase",
@@ -53,17 +55,21 @@ fn own_conditions(before: Option<&Value>, after: Option<&Value>) -> Option<Value
         .and_then(Value::as_array)
         .into_iter()
         .flatten()
-        .filter(|c| {
-            c["type"]
-                .as_str()
-                .is_some_and(|kind| super::conditions::OWNED.contains(&kind))
-        })
+        .filter(|c| c["type"].as_str().is_some_and(conditions::is_own))
         .cloned()
         .collect();
-    let list = merged_list("type", before, Some(&Value::Array(own)));
-    list.as_array()
-        .is_some_and(|list| !list.is_empty())
-        .then_some(list)
+    let passed = before.and_then(Value::as_array).into_iter().flatten();
+    let passed = passed.filter_map(|c| c["type"].as_str()).filter(|kind| {
+        conditions::PASSING.contains(kind) && !own.iter().any(|c| c["type"] == **kind)
+    });
+    let deleted: Vec<Value> = passed
+        .map(|kind| json!({ "$patch": "delete", "type": kind }))
+        .collect();
+    let Value::Array(mut list) = merged_list("type", before, Some(&Value::Array(own))) else {
+        return None;
+    };
+    list.extend(deleted);
+    (!list.is_empty()).then_some(Value::Array(list))
 }
 
 /// Lists with a merge key: changed elements are sent, vanished addresses are deleted by their key.
@@ -153,6 +159,23 @@ mod tests {
             patch["status"]["conditions"],
             json!([{ "status": "True", "type": "Ready" }])
         );
+    }
+
+    #[test]
+    fn a_resize_that_is_over_takes_its_condition_along() {
+        let condition = |kind: &str| PodCondition {
+            type_: kind.to_owned(),
+            status: "True".to_owned(),
+            ..PodCondition::default()
+        };
+        let status = |kinds: &[&str]| PodStatus {
+            conditions: Some(kinds.iter().map(|kind| condition(kind)).collect()),
+            ..PodStatus::default()
+        };
+        let (old, new) = (status(&["Ready", "PodResizeInProgress"]), status(&["Ready"]));
+        let patch = patch("u", &old, &new).unwrap();
+        let expected = json!([{ "$patch": "delete", "type": "PodResizeInProgress" }]);
+        assert_eq!(patch["status"]["conditions"], expected);
     }
 
     #[test]

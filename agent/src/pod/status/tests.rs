@@ -31,6 +31,7 @@ fn seen(name: &str, state: State, exit_code: i32, created_at: i64) -> Seen {
         termination_message_path: None,
         termination_message_policy: String::new(),
         termination_message_file: None,
+        resources: None,
     }
 }
 
@@ -58,6 +59,7 @@ struct Case {
     waiting: BTreeMap<String, Waiting>,
     old: PodStatus,
     terminal: bool,
+    resize: Resize,
 }
 
 impl Case {
@@ -68,6 +70,7 @@ impl Case {
             probes: &self.probes,
             waiting: &self.waiting,
             failure: None,
+            resize: &self.resize,
             old: &self.old,
             node_ips: &["192.0.2.1".parse().unwrap()],
             runtime: "containerd",
@@ -300,4 +303,39 @@ fn transition_times_change_only_with_the_status() {
     };
     assert_eq!(time(&mut later, "PodScheduled"), case.old.start_time);
     assert_eq!(truth(&later, "Ready"), "True");
+}
+
+#[test]
+fn a_resize_is_shown_by_what_runs_what_is_promised_and_a_condition() {
+    let container = |cpu: &str| {
+        json!({ "containers": [{ "name": "c", "image": "i",
+            "resources": { "requests": { "cpu": cpu } } }] })
+    };
+    let (old, new) = (pod(container("1")), pod(container("2")));
+    let mut running = seen("c", State::Running, 0, 1);
+    running.resources = spec::spec(&old).containers[0].resources.clone();
+    let observed = observed(vec![running]);
+    let shown = |resize: Resize| {
+        let case = Case {
+            resize,
+            ..Case::default()
+        };
+        let status = case.run(&new, &observed);
+        let container = &status.container_statuses.as_ref().unwrap()[0];
+        let runs = container.resources.as_ref().unwrap().requests.as_ref();
+        let promised = container.allocated_resources.as_ref();
+        let cpu = |list: Option<&BTreeMap<String, Quantity>>| list.unwrap()["cpu"].0.clone();
+        let conditions = status.conditions.iter().flatten();
+        let passing = conditions.filter(|c| c.type_.starts_with("PodResize"));
+        let passing: Vec<String> = passing.map(|c| c.type_.clone()).collect();
+        (cpu(runs), cpu(promised), passing.join(","))
+    };
+    let is = |a: &str, b: &str, c: &str| (a.to_owned(), b.to_owned(), c.to_owned());
+    let pending = Waiting {
+        reason: "Deferred".to_owned(),
+        message: String::new(),
+    };
+    assert_eq!(shown(Resize::Pending(pending)), is("1", "1", "PodResizePending"));
+    let going = shown(Resize::InProgress(None));
+    assert_eq!(going, is("1", "2", "PodResizeInProgress"));
 }

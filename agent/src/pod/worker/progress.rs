@@ -55,6 +55,14 @@ impl Worker {
                 self.pulls.insert(container, next);
                 false
             }
+            Progress::Resized(change) => {
+                self.note_resized(change);
+                true
+            }
+            Progress::ResizeFailed { message } => {
+                self.note_resize_failure(message);
+                true
+            }
             Progress::Restarted { container, ended } => {
                 let previous = self.memory.crash.get(&container).copied();
                 self.memory
