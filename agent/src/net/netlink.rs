@@ -5,7 +5,7 @@
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use futures::TryStreamExt;
+use futures::{TryStream, TryStreamExt};
 use ipnetwork::IpNetwork;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
@@ -115,15 +115,8 @@ impl Netlink {
 
     /// All links.
     pub async fn links(&self) -> Result<Vec<Link>, Error> {
-        let messages: Vec<LinkMessage> = self
-            .handle
-            .link()
-            .get()
-            .execute()
-            .try_collect()
-            .await
-            .map_err(failed("dump links"))?;
-        Ok(messages.iter().map(Link::from).collect())
+        let all = self.handle.link().get().execute();
+        dump("links", all, |message: &LinkMessage| Some(message.into())).await
     }
 
     /// The link of that name, `None` if there is none.
@@ -152,33 +145,27 @@ impl Netlink {
             .set_info_data(InfoData::Veth(InfoVeth::Peer(peer)))
             .build();
         let added = self.handle.link().add(message).execute().await;
-        ignore(added, &[EEXIST]).map_err(failed(format!("add veth {}", veth.host_name)))
+        let what = || format!("add veth {}", veth.host_name);
+        done(added, &[EEXIST], what)
     }
 
     /// Sets a link up.
     pub async fn set_up(&self, index: u32) -> Result<(), Error> {
         let message = LinkUnspec::new_with_index(index).up().build();
         let set = self.handle.link().set(message).execute().await;
-        set.map_err(failed(format!("set link {index} up")))
+        done(set, &[], || format!("set link {index} up"))
     }
 
     /// Removes a link (both ends of a veth pair).
     pub async fn delete_link(&self, index: u32) -> Result<(), Error> {
         let deleted = self.handle.link().del(index).execute().await;
-        ignore(deleted, &[ENODEV]).map_err(failed(format!("delete link {index}")))
+        done(deleted, &[ENODEV], || format!("delete link {index}"))
     }
 
     /// All addresses.
     pub async fn addresses(&self) -> Result<Vec<Address>, Error> {
-        let messages: Vec<AddressMessage> = self
-            .handle
-            .address()
-            .get()
-            .execute()
-            .try_collect()
-            .await
-            .map_err(failed("dump addresses"))?;
-        Ok(messages.iter().filter_map(parse_address).collect())
+        let all = self.handle.address().get().execute();
+        dump("addresses", all, parse_address).await
     }
 
     /// Adds an address without duplicate address detection.
@@ -192,7 +179,9 @@ impl Netlink {
         if ip.is_ipv6() {
             request.message_mut().header.flags |= AddressHeaderFlags::Nodad;
         }
-        ignore(request.execute().await, &[EEXIST]).map_err(failed(format!("add address {ip}")))
+        done(request.execute().await, &[EEXIST], || {
+            format!("add address {ip}")
+        })
     }
 
     /// Removes an address.
@@ -205,23 +194,25 @@ impl Netlink {
         let mut request = self.handle.address().add(index, ip, prefix_len);
         let message = request.message_mut().clone();
         let deleted = self.handle.address().del(message).execute().await;
-        ignore(deleted, &[EADDRNOTAVAIL, ENODEV]).map_err(failed(format!("delete address {ip}")))
+        done(deleted, &[EADDRNOTAVAIL, ENODEV], || {
+            format!("delete address {ip}")
+        })
     }
 
     /// Adds a route of ours, replacing one to the same destination.
     pub async fn replace_route(&self, route: &Route) -> Result<(), Error> {
         let request = self.handle.route().add(message_of(route)).replace();
-        request
-            .execute()
-            .await
-            .map_err(failed(format!("replace route {}", route.destination)))
+        done(request.execute().await, &[], || {
+            format!("replace route {}", route.destination)
+        })
     }
 
     /// Removes a route of ours.
     pub async fn delete_route(&self, route: &Route) -> Result<(), Error> {
         let deleted = self.handle.route().del(message_of(route)).execute().await;
-        ignore(deleted, &[ESRCH, ENODEV, ENOENT])
-            .map_err(failed(format!("delete route {}", route.destination)))
+        done(deleted, &[ESRCH, ENODEV, ENOENT], || {
+            format!("delete route {}", route.destination)
+        })
     }
 
     /// Unicast routes of the main table that `wanted` accepts by protocol number.
@@ -230,19 +221,13 @@ impl Netlink {
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
             let mut query = RouteMessage::default();
             query.header.address_family = family;
-            let messages: Vec<RouteMessage> = self
-                .handle
-                .route()
-                .get(query)
-                .execute()
-                .try_collect()
-                .await
-                .map_err(failed("dump routes"))?;
-            let main = messages
-                .iter()
-                .filter(|m| m.header.table == RouteHeader::RT_TABLE_MAIN);
-            let wanted = main.filter(|m| wanted(m.header.protocol));
-            found.extend(wanted.filter_map(parse_route));
+            let all = self.handle.route().get(query).execute();
+            let main = |message: &RouteMessage| {
+                let header = &message.header;
+                let ours = header.table == RouteHeader::RT_TABLE_MAIN && wanted(header.protocol);
+                ours.then(|| parse_route(message)).flatten()
+            };
+            found.extend(dump("routes", all, main).await?);
         }
         Ok(found)
     }
@@ -285,23 +270,15 @@ impl Netlink {
             .state(NeighbourState::Permanent)
             .link_layer_address(&mac)
             .replace();
-        request
-            .execute()
-            .await
-            .map_err(failed(format!("replace neighbour {ip}")))
+        done(request.execute().await, &[], || {
+            format!("replace neighbour {ip}")
+        })
     }
 
     /// Neighbours with a known Ethernet address.
     pub async fn neighbours(&self) -> Result<Vec<Neighbour>, Error> {
-        let messages: Vec<NeighbourMessage> = self
-            .handle
-            .neighbours()
-            .get()
-            .execute()
-            .try_collect()
-            .await
-            .map_err(failed("dump neighbours"))?;
-        Ok(messages.iter().filter_map(parse_neighbour).collect())
+        let all = self.handle.neighbours().get().execute();
+        dump("neighbours", all, parse_neighbour).await
     }
 }
 
@@ -455,9 +432,27 @@ fn errno(error: &rtnetlink::Error) -> Option<i32> {
     }
 }
 
-fn ignore(result: Result<(), rtnetlink::Error>, harmless: &[i32]) -> Result<(), rtnetlink::Error> {
+/// The result of a change; some errors mean that it was made before.
+fn done(
+    result: Result<(), rtnetlink::Error>,
+    harmless: &[i32],
+    operation: impl FnOnce() -> String,
+) -> Result<(), Error> {
     match result {
         Err(e) if errno(&e).is_some_and(|code| harmless.contains(&code)) => Ok(()),
-        other => other,
+        other => other.map_err(|e| failed(operation())(e)),
     }
+}
+
+/// Everything the kernel has of a kind, as far as it is of interest.
+async fn dump<M, T>(
+    what: &str,
+    messages: impl TryStream<Ok = M, Error = rtnetlink::Error>,
+    parse: impl Fn(&M) -> Option<T>,
+) -> Result<Vec<T>, Error> {
+    let messages: Vec<M> = messages
+        .try_collect()
+        .await
+        .map_err(failed(format!("dump {what}")))?;
+    Ok(messages.iter().filter_map(parse).collect())
 }

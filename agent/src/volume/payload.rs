@@ -86,121 +86,107 @@ pub fn token_keys(pod: &Pod) -> Vec<TokenKey> {
         .collect()
 }
 
+/// One source of a volume's files.
+enum Source<'a> {
+    /// Keys of a ConfigMap or Secret: all, or those listed.
+    Object {
+        key: Key,
+        items: &'a [KeyToPath],
+        optional: bool,
+    },
+    Fields(&'a [DownwardAPIVolumeFile]),
+    Token(&'a ServiceAccountTokenProjection),
+}
+
 /// The volume's files, or `None` when it is not of these kinds.
 pub fn payload(input: Input<'_>, volume: &Volume) -> Result<Option<Payload>, Error> {
-    let mut files = Payload::new();
-    let namespace = spec::namespace(input.pod);
-    if let Some(source) = &volume.config_map {
-        let key = Key::config_map(namespace, &source.name);
-        let mode = source.default_mode.unwrap_or(DEFAULT_MODE);
-        let optional = source.optional == Some(true);
-        keys(
-            input,
-            key,
-            source.items.as_deref(),
-            mode,
-            optional,
-            &mut files,
-        )?;
-    } else if let Some(source) = &volume.secret {
-        let key = Key::secret(namespace, source.secret_name.as_deref().unwrap_or_default());
-        let mode = source.default_mode.unwrap_or(DEFAULT_MODE);
-        let optional = source.optional == Some(true);
-        keys(
-            input,
-            key,
-            source.items.as_deref(),
-            mode,
-            optional,
-            &mut files,
-        )?;
-    } else if let Some(source) = &volume.downward_api {
-        let mode = source.default_mode.unwrap_or(DEFAULT_MODE);
-        fields(
-            input,
-            source.items.as_deref().unwrap_or_default(),
-            mode,
-            &mut files,
-        )?;
-    } else if let Some(source) = &volume.projected {
-        let mode = source.default_mode.unwrap_or(DEFAULT_MODE);
-        for projection in source.sources.iter().flatten() {
-            project(input, projection, mode, &mut files)?;
-        }
-    } else {
+    let Some((mode, sources)) = sources(spec::namespace(input.pod), volume)? else {
         return Ok(None);
+    };
+    let mode = mode.unwrap_or(DEFAULT_MODE);
+    let mut files = Payload::new();
+    for source in sources {
+        match source {
+            Source::Object {
+                key,
+                items,
+                optional,
+            } => keys(input, key, items, (mode, optional), &mut files)?,
+            Source::Fields(items) => fields(input, items, mode, &mut files)?,
+            Source::Token(projection) => token(input, projection, mode, &mut files)?,
+        }
     }
-    for path in files.keys() {
-        check(path)?;
-    }
+    files.keys().try_for_each(|path| check(path))?;
     Ok(Some(files))
 }
 
-fn project(
+/// Default mode and sources of a volume.
+fn sources<'a>(
+    namespace: &str,
+    volume: &'a Volume,
+) -> Result<Option<(Option<i32>, Vec<Source<'a>>)>, Error> {
+    let object = |key, items: &'a Option<Vec<KeyToPath>>, optional: Option<bool>| Source::Object {
+        key,
+        items: items.as_deref().unwrap_or_default(),
+        optional: optional == Some(true),
+    };
+    let found = if let Some(v) = &volume.config_map {
+        let key = Key::config_map(namespace, &v.name);
+        (v.default_mode, vec![object(key, &v.items, v.optional)])
+    } else if let Some(v) = &volume.secret {
+        let key = Key::secret(namespace, v.secret_name.as_deref().unwrap_or_default());
+        (v.default_mode, vec![object(key, &v.items, v.optional)])
+    } else if let Some(v) = &volume.downward_api {
+        let items = v.items.as_deref().unwrap_or_default();
+        (v.default_mode, vec![Source::Fields(items)])
+    } else if let Some(v) = &volume.projected {
+        let projected = |p: &'a VolumeProjection| {
+            Ok(if let Some(p) = &p.config_map {
+                object(Key::config_map(namespace, &p.name), &p.items, p.optional)
+            } else if let Some(p) = &p.secret {
+                object(Key::secret(namespace, &p.name), &p.items, p.optional)
+            } else if let Some(p) = &p.downward_api {
+                Source::Fields(p.items.as_deref().unwrap_or_default())
+            } else if let Some(p) = &p.service_account_token {
+                Source::Token(p)
+            } else {
+                let what = "projected clusterTrustBundle or podCertificate";
+                return Err(Error::Unsupported(what));
+            })
+        };
+        let sources = v.sources.iter().flatten().map(projected);
+        (v.default_mode, sources.collect::<Result<_, _>>()?)
+    } else {
+        return Ok(None);
+    };
+    Ok(Some(found))
+}
+
+fn token(
     input: Input<'_>,
-    projection: &VolumeProjection,
+    projection: &ServiceAccountTokenProjection,
     mode: i32,
     files: &mut Payload,
 ) -> Result<(), Error> {
-    let namespace = spec::namespace(input.pod);
-    if let Some(source) = &projection.config_map {
-        let key = Key::config_map(namespace, &source.name);
-        keys(
-            input,
-            key,
-            source.items.as_deref(),
-            mode,
-            source.optional == Some(true),
-            files,
-        )
-    } else if let Some(source) = &projection.secret {
-        let key = Key::secret(namespace, &source.name);
-        keys(
-            input,
-            key,
-            source.items.as_deref(),
-            mode,
-            source.optional == Some(true),
-            files,
-        )
-    } else if let Some(source) = &projection.downward_api {
-        fields(
-            input,
-            source.items.as_deref().unwrap_or_default(),
-            mode,
-            files,
-        )
-    } else if let Some(source) = &projection.service_account_token {
-        let key = TokenKey::from(source);
-        let token = input.tokens.get(&key).ok_or_else(|| Error::Missing {
-            kind: "token",
-            name: key.audience.clone(),
-        })?;
-        // With an fsGroup the group gets to read it (volume/ownership.rs), without one everybody.
-        let group = spec::spec(input.pod)
-            .security_context
-            .as_ref()
-            .and_then(|s| s.fs_group);
-        let mode = if group.is_some() { 0o600 } else { mode };
-        let file = File {
-            data: token.clone().into_bytes(),
-            mode: bits(mode),
-        };
-        files.insert(source.path.clone(), file);
-        Ok(())
-    } else {
-        Err(Error::Unsupported(
-            "projected clusterTrustBundle or podCertificate",
-        ))
-    }
+    let key = TokenKey::from(projection);
+    let token = input.tokens.get(&key).ok_or_else(|| Error::Missing {
+        kind: "token",
+        name: key.audience.clone(),
+    })?;
+    // With an fsGroup the group gets to read it (volume/ownership.rs), without one everybody.
+    let context = spec::spec(input.pod).security_context.as_ref();
+    let group = context.and_then(|context| context.fs_group);
+    let mode = if group.is_some() { 0o600 } else { mode };
+    let file = File::new(token.clone().into_bytes(), mode);
+    files.insert(projection.path.clone(), file);
+    Ok(())
 }
 
 fn keys(
     input: Input<'_>,
     key: Key,
-    items: Option<&[KeyToPath]>,
-    mode: i32,
-    optional: bool,
+    items: &[KeyToPath],
+    (mode, optional): (i32, bool),
     files: &mut Payload,
 ) -> Result<(), Error> {
     let kind = match key.kind {
@@ -212,39 +198,25 @@ fn keys(
         Some(data) => data,
         None if optional && input.objects.is_missing(&key) => &empty,
         None => {
-            return Err(Error::Missing {
-                kind,
-                name: key.name,
-            });
+            let name = key.name;
+            return Err(Error::Missing { kind, name });
         }
     };
-    let Some(items) = items.filter(|items| !items.is_empty()) else {
-        for (name, value) in &data.data {
-            files.insert(
-                name.clone(),
-                File {
-                    data: value.clone(),
-                    mode: bits(mode),
-                },
-            );
-        }
+    if items.is_empty() {
+        let all = data.data.iter();
+        files.extend(all.map(|(name, value)| (name.clone(), File::new(value.clone(), mode))));
         return Ok(());
-    };
+    }
     for item in items {
         match data.data.get(&item.key) {
             Some(value) => {
-                let file = File {
-                    data: value.clone(),
-                    mode: bits(item.mode.unwrap_or(mode)),
-                };
+                let file = File::new(value.clone(), item.mode.unwrap_or(mode));
                 files.insert(item.path.clone(), file);
             }
             None if optional => {}
             None => {
-                return Err(Error::MissingKey {
-                    kind,
-                    key: item.key.clone(),
-                });
+                let key = item.key.clone();
+                return Err(Error::MissingKey { kind, key });
             }
         }
     }
@@ -272,13 +244,19 @@ fn fields(
         } else {
             continue;
         };
-        let file = File {
-            data: value.into_bytes(),
-            mode: bits(item.mode.unwrap_or(mode)),
-        };
+        let file = File::new(value.into_bytes(), item.mode.unwrap_or(mode));
         files.insert(item.path.clone(), file);
     }
     Ok(())
+}
+
+impl File {
+    fn new(data: Vec<u8>, mode: i32) -> Self {
+        Self {
+            data,
+            mode: bits(mode),
+        }
+    }
 }
 
 fn bits(mode: i32) -> u32 {
