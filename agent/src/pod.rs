@@ -19,6 +19,7 @@ use crate::cri;
 use crate::metrics::Metrics;
 use crate::serve;
 
+pub mod admission;
 pub mod apply;
 pub mod backoff;
 pub mod cgroup;
@@ -36,6 +37,7 @@ pub mod objects;
 pub mod observe;
 pub mod observed;
 pub mod plan;
+pub mod pressure;
 pub mod probe;
 pub mod publisher;
 pub mod relist;

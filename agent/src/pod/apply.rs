@@ -38,6 +38,9 @@ const MIN_GRACE: Duration = Duration::from_secs(2);
 /// How long the start of containers waits for the API to know the pod's addresses.
 const PUBLISH_WAIT: Duration = Duration::from_secs(2);
 
+/// Name of the hosts file in the pod's directory.
+const HOSTS_FILE: &str = "etc-hosts";
+
 /// Something the worker has to know while a job is under way.
 #[derive(Debug)]
 pub enum Progress {
@@ -219,8 +222,10 @@ impl Job {
             .await
             .map_err(|error| error.detail())?;
         let sandbox = Sandbox::from(&status);
-        self.write_hosts(&sandbox)
-            .map_err(|error| format!("hosts file: {error}"))?;
+        // Without space on the disk this is tried again before each container starts.
+        if let Err(error) = self.write_hosts(&sandbox.ips) {
+            tracing::warn!(%error, pod = spec::name(&self.pod), "hosts file not written");
+        }
         Ok(sandbox)
     }
 
@@ -238,13 +243,16 @@ impl Job {
         }
     }
 
-    fn write_hosts(&self, sandbox: &Sandbox) -> std::io::Result<()> {
+    /// The pod's hosts file, which its containers share: for the addresses of this sandbox, never half.
+    fn write_hosts(&self, ips: &[IpAddr]) -> std::io::Result<()> {
         let dir = volume::pod_dir(&self.node.config.root_dir, spec::uid(&self.pod));
         std::fs::create_dir_all(&dir)?;
         let host_file = std::fs::read_to_string("/etc/hosts").unwrap_or_default();
         let domain = &self.node.config.cluster_domain;
-        let text = sandbox::hosts_file(&self.pod, &sandbox.ips, domain, &host_file);
-        std::fs::write(dir.join("etc-hosts"), text)
+        let text = sandbox::hosts_file(&self.pod, ips, domain, &host_file);
+        let new = dir.join(format!("{HOSTS_FILE}.new"));
+        std::fs::write(&new, text)?;
+        std::fs::rename(new, dir.join(HOSTS_FILE))
     }
 
     async fn kill(&self, kill: &Kill) {

@@ -1,8 +1,10 @@
-//! From the watch of this node's pods to one worker per pod. It owns the workers' handles and nothing of
-//! the pods' state. Pods of the runtime that the API does not know are ended after the first full list.
+//! From the watch of this node's pods to one worker per pod. It owns the workers' handles and which pods
+//! were taken, and nothing else of the pods' state. Pods of the runtime that the API does not know are
+//! ended after the first full list, and looked for again now and then.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::api::core::v1::Pod;
@@ -10,11 +12,14 @@ use kube::Api;
 use kube::runtime::{WatchStreamExt, watcher};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use super::Node;
+use super::admission::{self, Capacity};
 use super::cgroup;
 use super::observed::POD_UID;
+use super::plan::Waiting;
 use super::relist;
 use super::spec;
 use super::worker::{Desired, Worker};
@@ -22,12 +27,16 @@ use crate::volume;
 
 /// Hints of runtime changes waiting to be handed out.
 const HINTS: usize = 256;
+/// Pause between two looks for what belongs to no pod any more.
+const ORPHANS: Duration = Duration::from_secs(60);
 /// Set on pods that come from files; their API objects are mirrors, not orders.
 const CONFIG_SOURCE: &str = "kubernetes.io/config.source";
 
 struct Handle {
     desired: watch::Sender<Desired>,
     name: String,
+    /// The node took the pod; one it refused claims nothing.
+    taken: bool,
 }
 
 pub struct Manager {
@@ -61,9 +70,12 @@ impl Manager {
         let mine = format!("spec.nodeName={}", self.node.config.node_name);
         let config = watcher::Config::default().fields(&mine);
         let mut events = watcher(api, config).default_backoff().boxed();
+        let mut orphans = tokio::time::interval(ORPHANS);
+        orphans.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => break,
+                _ = orphans.tick(), if self.synced => self.end_orphans().await,
                 () = &mut relisting => break,
                 event = events.try_next() => match event {
                     Ok(Some(event)) => self.event(event).await,
@@ -131,12 +143,14 @@ impl Manager {
             return;
         }
         let name = spec::name(&pod).to_owned();
+        let refused = self.admit(&pod).err();
+        let taken = refused.is_none();
         let (sender, desired) = watch::channel(Desired {
             pod,
             gone: false,
             hints: 0,
         });
-        let worker = Worker::new(self.node.clone(), desired);
+        let worker = Worker::new(self.node.clone(), desired, refused);
         let id = uid.clone();
         self.tasks.spawn(async move {
             worker.run().await;
@@ -147,8 +161,33 @@ impl Manager {
             Handle {
                 desired: sender,
                 name,
+                taken,
             },
         );
+    }
+
+    /// Whether the node takes a new pod. One that has started was taken before.
+    fn admit(&self, pod: &Pod) -> Result<(), Waiting> {
+        let status = pod.status.as_ref();
+        let started = status.is_some_and(|s| s.start_time.is_some());
+        let ended = |pod: &Pod| {
+            let phase = pod.status.as_ref().and_then(|s| s.phase.as_deref());
+            spec::is_terminal_phase(phase)
+        };
+        if started || ended(pod) {
+            return Ok(());
+        }
+        let pods = self.pods.borrow();
+        let taken = self.workers.iter().filter(|(_, handle)| handle.taken);
+        let others: Vec<&Pod> = taken
+            .filter_map(|(uid, _)| pods.get(uid).map(Arc::as_ref))
+            .filter(|other| !ended(other))
+            .collect();
+        let capacity = Capacity {
+            allocatable: self.node.allocatable,
+            pods: self.node.config.max_pods,
+        };
+        admission::admit(pod, &others, capacity)
     }
 
     /// The API object is gone; its last state says with which grace.
@@ -184,7 +223,7 @@ impl Manager {
                 return;
             }
         };
-        let known = |uid: &str| self.listing.contains(uid) || self.workers.contains_key(uid);
+        let known = |uid: &str| self.workers.contains_key(uid);
         for sandbox in sandboxes {
             let Some(uid) = sandbox.labels.get(POD_UID).filter(|uid| !known(uid)) else {
                 continue;

@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use super::Node;
 use super::events::Subject;
 use super::machine::Machine;
+use super::pressure::{Measure, Pressure};
 use super::status::seconds;
 use crate::cri::messages as m;
 
@@ -40,6 +41,7 @@ struct Facts<'a> {
     machine: &'a Machine,
     version: &'a m::VersionResponse,
     runtime: Result<Vec<m::RuntimeCondition>, String>,
+    pressure: Pressure,
     images: Vec<m::Image>,
 }
 
@@ -65,6 +67,7 @@ pub async fn run(
                 Ok(answer) => Ok(answer.status.unwrap_or_default().conditions),
                 Err(error) => Err(error.to_string()),
             },
+            pressure: measure(&node),
             images: node.runtime.list_images().await.unwrap_or_default(),
         };
         let old = written.as_ref().map(|(status, _)| status);
@@ -98,6 +101,16 @@ pub async fn run(
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             () = shutdown.cancelled() => return,
+        }
+    }
+}
+
+fn measure(node: &Node) -> Pressure {
+    match Measure::take(&node.config.root_dir) {
+        Ok(measure) => Pressure::of(&measure),
+        Err(error) => {
+            tracing::warn!(%error, "memory and disk not measured");
+            Pressure::default()
         }
     }
 }
@@ -198,6 +211,7 @@ fn desired(facts: &Facts<'_>, old: Option<&NodeStatus>, now: Timestamp) -> NodeS
         machine,
         version,
         runtime,
+        pressure,
         images,
     } = facts;
     let config = &node.config;
@@ -231,7 +245,7 @@ fn desired(facts: &Facts<'_>, old: Option<&NodeStatus>, now: Timestamp) -> NodeS
         addresses: Some(addresses),
         allocatable: Some(amounts(allocatable_memory(machine))),
         capacity: Some(amounts(machine.memory_bytes)),
-        conditions: Some(conditions(runtime, old, now)),
+        conditions: Some(conditions(runtime, *pressure, old, now)),
         daemon_endpoints: Some(NodeDaemonEndpoints {
             kubelet_endpoint: Some(DaemonEndpoint {
                 port: i32::from(config.kubelet_address.port()),
@@ -278,6 +292,7 @@ fn image_list(images: &[m::Image]) -> Vec<ContainerImage> {
 
 fn conditions(
     runtime: &Result<Vec<m::RuntimeCondition>, String>,
+    pressure: Pressure,
     old: Option<&NodeStatus>,
     now: Timestamp,
 ) -> Vec<NodeCondition> {
@@ -308,24 +323,31 @@ fn conditions(
         ),
         Some(problem) => ("Ready", false, "KubeletNotReady", problem),
     };
-    let fine = [
+    let Pressure { memory, disk, pids } = pressure;
+    let short = [
         (
             "MemoryPressure",
-            "KubeletHasSufficientMemory",
-            "kubelet has sufficient memory available",
+            memory,
+            ["KubeletHasInsufficientMemory", "KubeletHasSufficientMemory"],
+            "sufficient memory available",
         ),
         (
             "DiskPressure",
-            "KubeletHasNoDiskPressure",
-            "kubelet has no disk pressure",
+            disk,
+            ["KubeletHasDiskPressure", "KubeletHasNoDiskPressure"],
+            "no disk pressure",
         ),
         (
             "PIDPressure",
-            "KubeletHasSufficientPID",
-            "kubelet has sufficient PID available",
+            pids,
+            ["KubeletHasInsufficientPID", "KubeletHasSufficientPID"],
+            "sufficient PID available",
         ),
     ];
-    let fine = fine.map(|(kind, reason, message)| (kind, false, reason, message.to_owned()));
+    let short = short.map(|(kind, truth, [when_short, when_not], what)| match truth {
+        true => (kind, true, when_short, format!("kubelet has {}", opposite(what))),
+        false => (kind, false, when_not, format!("kubelet has {what}")),
+    });
     let condition = |(kind, truth, reason, message): (&str, bool, &str, String)| {
         let status = if truth { "True" } else { "False" };
         let same = old
@@ -341,5 +363,13 @@ fn conditions(
             last_transition_time: Some(same.unwrap_or_else(|| Time(seconds(now)))),
         }
     };
-    fine.into_iter().chain([ready]).map(condition).collect()
+    short.into_iter().chain([ready]).map(condition).collect()
+}
+
+/// Upstream's words for a resource that is short.
+fn opposite(what: &str) -> String {
+    match what.strip_prefix("no ") {
+        Some(what) => what.to_owned(),
+        None => format!("in{what}"),
+    }
 }

@@ -19,7 +19,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::Node;
 use super::apply::{Job, Progress};
 use super::backoff::{Backoff, add};
-use super::events::Subject;
+use super::events::{Kind, Subject};
 use super::objects::{self, Held, Objects};
 use super::observe::{self, Exited};
 use super::observed::Observed;
@@ -100,13 +100,23 @@ pub struct Worker {
 }
 
 impl Worker {
-    pub fn new(node: Arc<Node>, desired: watch::Receiver<Desired>) -> Self {
+    /// A worker; `refused`: the node does not take the pod, which fails for that reason.
+    pub fn new(
+        node: Arc<Node>,
+        desired: watch::Receiver<Desired>,
+        refused: Option<Waiting>,
+    ) -> Self {
         let pod = desired.borrow().pod.clone();
         let (sender, changes) = mpsc::channel(PROGRESS_QUEUE);
         let probers = Probers::new(node.runtime.clone(), node.recorder.clone(), sender);
         let held = node.store.hold(objects::references(&pod));
         let last = pod.status.clone().unwrap_or_default();
         let terminal = spec::is_terminal_phase(last.phase.as_deref());
+        if let Some(why) = &refused {
+            let subject = Subject::pod(&pod);
+            let message = format!("{}: {}", why.reason, why.message);
+            node.recorder.record(&subject, Kind::Warning, "FailedAdmission", message);
+        }
         Self {
             publisher: Publisher::new(node.client.clone(), &pod),
             tokens: Some(Tokens::new(node.client.clone())),
@@ -118,7 +128,10 @@ impl Worker {
             },
             observed: Observed::default(),
             exited: Exited::new(),
-            memory: Memory::default(),
+            memory: Memory {
+                failure: refused,
+                ..Memory::default()
+            },
             pulls: BTreeMap::new(),
             job: None,
             progress: mpsc::channel(PROGRESS_QUEUE),

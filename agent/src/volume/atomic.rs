@@ -19,7 +19,8 @@ use super::payload::{File, Payload};
 const DATA: &str = "..data";
 const DATA_TMP: &str = "..data_tmp";
 
-/// Makes `dir` hold exactly `payload`; `version` names the new directory. Returns whether it changed.
+/// Makes `dir` hold exactly `payload`; `version` names the new directory. Returns whether it changed. What
+/// fails half-way, for instance on a full disk, leaves the old files and nothing else.
 pub fn write(dir: &Path, payload: &Payload, version: &str) -> io::Result<bool> {
     let data = dir.join(DATA);
     let old = fs::read_link(&data).ok();
@@ -30,24 +31,36 @@ pub fn write(dir: &Path, payload: &Payload, version: &str) -> io::Result<bool> {
         return Ok(false);
     }
     let fresh = format!("..{version}");
-    let fresh_dir = dir.join(&fresh);
-    fs::create_dir(&fresh_dir)?;
-    fs::set_permissions(&fresh_dir, fs::Permissions::from_mode(0o755))?;
-    for (path, file) in payload {
-        create(&fresh_dir.join(path), file)?;
+    if let Err(error) = fill(&dir.join(&fresh), payload).and_then(|()| point(dir, &fresh)) {
+        // The error to tell is the first one.
+        let _ = fs::remove_dir_all(dir.join(&fresh));
+        return Err(error);
     }
-    let tmp = dir.join(DATA_TMP);
-    match fs::remove_file(&tmp) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        Ok(()) | Err(_) => {}
-    }
-    symlink(&fresh, &tmp)?;
-    fs::rename(&tmp, &data)?;
     links(dir, payload)?;
     if let Some(old) = old {
         fs::remove_dir_all(dir.join(old))?;
     }
     Ok(true)
+}
+
+fn fill(dir: &Path, payload: &Payload) -> io::Result<()> {
+    fs::create_dir(dir)?;
+    fs::set_permissions(dir, fs::Permissions::from_mode(0o755))?;
+    for (path, file) in payload {
+        create(&dir.join(path), file)?;
+    }
+    Ok(())
+}
+
+/// Lets the data link point to the new directory, in one step.
+fn point(dir: &Path, fresh: &str) -> io::Result<()> {
+    let tmp = dir.join(DATA_TMP);
+    match fs::remove_file(&tmp) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    symlink(fresh, &tmp)?;
+    fs::rename(&tmp, dir.join(DATA))
 }
 
 fn create(path: &Path, file: &File) -> io::Result<()> {
@@ -149,5 +162,21 @@ mod tests {
         let left = fs::read_dir(&dir).unwrap().count();
         assert_eq!(left, 3, "the link a, ..data and the current directory");
         fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
+    fn a_full_disk_leaves_the_old_files_and_nothing_half_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path();
+        super::super::mount::tmpfs(dir, 64 << 10).unwrap();
+        assert!(write(dir, &payload(&[("a", "1")]), "v1").unwrap());
+        let big = "x".repeat(1 << 20);
+        let full = write(dir, &payload(&[("a", "2"), ("b", &big)]), "v2").unwrap_err();
+        assert_eq!(full.kind(), io::ErrorKind::StorageFull);
+        assert_eq!(fs::read_to_string(dir.join("a")).unwrap(), "1");
+        assert_eq!(fs::read_dir(dir).unwrap().count(), 3);
+        assert!(write(dir, &payload(&[("a", "3")]), "v3").unwrap());
+        assert_eq!(fs::read_to_string(dir.join("a")).unwrap(), "3");
+        super::super::mount::unmount_below(dir).unwrap();
     }
 }

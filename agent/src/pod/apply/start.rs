@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use k8s_openapi::api::core::v1::{Container, VolumeMount};
 
-use super::{Job, Progress};
+use super::{HOSTS_FILE, Job, Progress};
 use crate::cri::messages as m;
 use crate::pod::container;
 use crate::pod::env;
@@ -264,8 +264,14 @@ impl Job {
             });
         }
         let pod_dir = volume::pod_dir(&self.node.config.root_dir, spec::uid(&self.pod));
-        let hosts = pod_dir.join("etc-hosts");
-        if hosts.exists() && !mounts.iter().any(|mount| mount.container_path == ETC_HOSTS) {
+        let hosts = pod_dir.join(HOSTS_FILE);
+        if !mounts.iter().any(|mount| mount.container_path == ETC_HOSTS) {
+            if !hosts.exists() {
+                let sandbox = self.observed.sandboxes.first();
+                let ips = sandbox.map(|s| s.ips.clone()).unwrap_or_default();
+                self.write_hosts(&ips)
+                    .map_err(|error| Failure::config(format!("hosts file: {error}")))?;
+            }
             mounts.push(plain(ETC_HOSTS, &hosts));
         }
         let file = pod_dir
