@@ -2,6 +2,7 @@
 //! through a bounded queue to one task that counts repetitions on the existing Event, as upstream's
 //! correlator does. What does not fit into the queue is counted and dropped.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
@@ -20,6 +21,9 @@ const QUEUE: usize = 512;
 const REMEMBERED: usize = 1024;
 /// Longest message the API accepts.
 const MAX_MESSAGE: usize = 1024;
+
+/// Why, in one word for machines.
+pub type Reason = Cow<'static, str>;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Kind {
@@ -65,7 +69,7 @@ pub struct Source {
 struct Message {
     subject: Subject,
     kind: Kind,
-    reason: &'static str,
+    reason: Reason,
     message: String,
     time: Timestamp,
 }
@@ -81,7 +85,7 @@ impl Recorder {
         &self,
         subject: &Subject,
         kind: Kind,
-        reason: &'static str,
+        reason: impl Into<Reason>,
         message: impl Into<String>,
     ) {
         let mut message: String = message.into();
@@ -95,12 +99,12 @@ impl Recorder {
         let message = Message {
             subject,
             kind,
-            reason,
+            reason: reason.into(),
             message,
             time: Timestamp::now(),
         };
         if let Err(error) = self.queue.try_send(message) {
-            tracing::warn!(%error, reason, "event dropped");
+            tracing::warn!(%error, "event dropped");
         }
     }
 
@@ -128,7 +132,7 @@ struct Same {
     uid: Option<String>,
     field: Option<String>,
     kind: Kind,
-    reason: &'static str,
+    reason: Reason,
     message: String,
 }
 
@@ -176,7 +180,7 @@ async fn write_one(
         uid: reference.uid.clone(),
         field: reference.field_path.clone(),
         kind: message.kind,
-        reason: message.reason,
+        reason: message.reason.clone(),
         message: message.message.clone(),
     };
     let name = format!(
@@ -221,7 +225,7 @@ fn event(source: &Source, name: &str, namespace: &str, time: Time, message: Mess
         },
         involved_object: message.subject.reference,
         type_: Some(kind.to_owned()),
-        reason: Some(message.reason.to_owned()),
+        reason: Some(message.reason.into_owned()),
         message: Some(message.message),
         count: Some(1),
         first_timestamp: Some(time.clone()),

@@ -114,8 +114,9 @@ impl Worker {
         let terminal = spec::is_terminal_phase(last.phase.as_deref());
         if let Some(why) = &refused {
             let subject = Subject::pod(&pod);
-            let message = format!("{}: {}", why.reason, why.message);
-            node.recorder.record(&subject, Kind::Warning, "FailedAdmission", message);
+            let (reason, message) = (why.reason.clone(), why.message.clone());
+            node.recorder
+                .record(&subject, Kind::Warning, reason, message);
         }
         Self {
             publisher: Publisher::new(node.client.clone(), &pod),

@@ -178,3 +178,93 @@ fn a_second_agent_plans_the_same_and_writes_nothing() {
     assert_eq!(dump::lines(second.tables()), dump::lines(&before));
     assert_eq!(second.writes(), 0);
 }
+
+/// Which objects are short of what, on a node whose map `full` takes `rows` rows.
+fn short(full: &'static str, rows: usize) -> BTreeSet<String> {
+    let maps = MapSet::memory().with_limit(full, rows);
+    let mut core = Core::new(maps, "a", &["10.96.0.10".parse().unwrap()]).unwrap();
+    core.set_facts(facts());
+    core.set_state(Arc::new(crate::watch::state_of(&cluster())));
+    core.reconcile(Instant::now());
+    add(&mut core, "web-1", 11);
+    let limits = core.limits();
+    let fill = limits.fill.iter().find(|fill| fill.map == full).unwrap();
+    assert_eq!(fill.used as usize, rows, "the map is full");
+    let shortages = limits.shortages.iter();
+    shortages
+        .map(|s| format!("{:?}: {}", s.subject, s.limit))
+        .collect()
+}
+
+#[test]
+fn what_does_not_fit_a_map_is_said_of_the_object_it_belongs_to() {
+    let key = |namespace, name| ObjectKey::new(namespace, name);
+    let web = format!("Service({:?})", key("shop", "web"));
+    let policy = format!("NetworkPolicy({:?})", key("shop", "web"));
+    let pod = format!("Pod({:?})", key("shop", "web-1"));
+    for (map, rows, subject) in [
+        ("fe4", 3, &web),
+        ("be4", 1, &web),
+        ("svc", 0, &web),
+        ("slot", 0, &web),
+        ("pol", 0, &policy),
+        ("ep", 0, &pod),
+        ("ip4", 2, &pod),
+        ("peer4", 0, &"Here".to_owned()),
+        ("net4", 1, &"Here".to_owned()),
+    ] {
+        let short = short(map, rows);
+        let limit = super::super::shortage::limit_of(map);
+        let expected = format!("{subject}: the datapath's map {map} is full (limit {limit})");
+        assert!(short.contains(&expected), "{map}: {short:?}");
+    }
+}
+
+#[test]
+fn a_shortage_is_over_when_there_is_room_again() {
+    let maps = MapSet::memory().with_limit("fe4", 4);
+    let mut core = Core::new(maps, "a", &["10.96.0.10".parse().unwrap()]).unwrap();
+    core.set_facts(facts());
+    let service = |name: &str, ip: &str| {
+        json!({"kind": "Service", "metadata": {"name": name, "namespace": "shop"},
+            "spec": {"clusterIPs": [ip], "ports": [{"port": 80}]}})
+    };
+    let (one, two) = (service("one", "10.96.0.21"), service("two", "10.96.0.22"));
+    let mut now = Instant::now();
+    // The node's own DNS takes two frontends, each Service two more.
+    core.set_state(Arc::new(crate::watch::state_of(&[one, two.clone()])));
+    core.reconcile(now);
+    let short = core.limits().shortages;
+    assert!(!short.is_empty() && short.iter().all(|s| s.subject.kind() == "Service"));
+    core.set_state(Arc::new(crate::watch::state_of(&[two])));
+    core.reconcile(now);
+    for _ in 0..60 {
+        now += Duration::from_secs(1);
+        core.tick(now);
+    }
+    assert_eq!(core.limits().shortages, BTreeSet::new());
+    assert_eq!(core.tables().fe4.len(), 4);
+}
+
+#[test]
+fn too_many_block_boundaries_leave_no_block_open() {
+    let excepts: Vec<String> = (0..=(abi::limits::NETS / 256))
+        .flat_map(|high| (0..256).map(move |low| format!("172.{}.{low}.0/24", 16 + high)))
+        .collect();
+    let mut objects = cluster();
+    objects.push(
+        json!({"kind": "NetworkPolicy", "metadata": {"name": "many", "namespace": "shop"},
+        "spec": {"podSelector": {}, "ingress": [
+            {"from": [{"ipBlock": {"cidr": "172.0.0.0/8", "except": excepts}}]}]}}),
+    );
+    let mut core = core(&objects);
+    add(&mut core, "web-1", 11);
+    assert!(core.tables().net4.values().all(|net| net.class == 0));
+    let short = core.limits().shortages;
+    let names: Vec<String> = short
+        .iter()
+        .map(|s| format!("{} {}", s.subject.kind(), s.limit))
+        .collect();
+    let blocks = |name: &&String| name.starts_with("NetworkPolicy ipBlocks have");
+    assert_eq!(names.iter().filter(blocks).count(), 2, "{names:?}");
+}
