@@ -258,9 +258,9 @@ impl Membership {
         });
         let renew = || context.renew(SERVING);
         let serving = keep::keep(SERVING, self.serving.clone(), now, rand::random, renew);
+        let all = async { tokio::join!(futures::future::join_all(clients), serving) };
         tokio::select! {
-            _ = futures::future::join_all(clients) => {}
-            () = serving => {}
+            _ = all => {}
             () = shutdown.cancelled() => {}
         }
     }

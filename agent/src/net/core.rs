@@ -209,6 +209,9 @@ impl Core {
         let nodes_changed = new.synced.nodes && self.plan_nodes(&new, &old, now);
         if new.synced.services_and_nodes() && new.synced.pods {
             let first = !self.pruned;
+            if first {
+                self.write_sockets(now);
+            }
             let changed: BTreeSet<ObjectKey> = if first || nodes_changed {
                 let own = |key: &&ObjectKey| !self.host_ports.contains_key(*key);
                 let gone: Vec<ObjectKey> = self.services.installed().filter(own).cloned().collect();
@@ -325,10 +328,15 @@ impl Core {
             || tables.be6.values().any(|b| is_own(b.flags, b.node))
     }
 
+    /// The node's own DNS comes before every Service, should the map be too small.
+    fn write_sockets(&mut self, now: Instant) {
+        let sockets = service::socket_rows(&self.cluster_dns, DNS_PORT);
+        let steps: Vec<Step> = sockets.into_iter().map(Step::Put).collect();
+        self.writer.apply(&steps, now);
+    }
+
     fn prune_services(&mut self, now: Instant) {
         let sockets = service::socket_rows(&self.cluster_dns, DNS_PORT);
-        let steps: Vec<Step> = sockets.iter().copied().map(Step::Put).collect();
-        self.writer.apply(&steps, now);
         let steps = self.services.prune(self.writer.tables(), &sockets);
         self.writer.apply(&steps, now);
         self.pruned = true;

@@ -56,7 +56,8 @@ fn a_datapath_that_cannot_be_loaded_is_tried_again_and_said_to_pods_meanwhile() 
 
         let down = |s: &Stage<cni::Server>| matches!(s, Stage::Down(_));
         let seen = tokio::time::timeout(PATIENCE, stage.wait_for(down)).await;
-        let Stage::Down(problem) = &*seen.unwrap().unwrap() else {
+        let seen = seen.unwrap().unwrap().clone();
+        let Stage::Down(problem) = seen else {
             unreachable!()
         };
         assert_eq!(problem.reason, "DatapathNotLoaded");

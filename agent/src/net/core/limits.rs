@@ -2,6 +2,7 @@
 //! the writer could not write, each time anew: a shortage is gone when its cause is.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use super::Core;
 use super::host_ports::pod_of;
@@ -82,8 +83,8 @@ impl Core {
             Key::Pol(key) => self.policies_of(key.set_id),
             Key::Polx(key) => self.policies_of(key.set_id),
             Key::Ep(ix) | Key::EpMac(ix) => self.pod_at(ix),
-            Key::Ip4(ip) => self.pod_with(ip),
-            Key::Ip6(ip) => self.pod_with(ip),
+            Key::Ip4(ip) => self.pod_with(IpAddr::V4(ip.into())),
+            Key::Ip6(ip) => self.pod_with(IpAddr::V6(ip.into())),
             Key::Node(_) | Key::Net4(_) | Key::Net6(_) | Key::Peer4(_) | Key::Peer6(_) => here(),
         }
     }
@@ -106,8 +107,7 @@ impl Core {
         vec![found.map_or(Subject::Here, |a| Subject::Pod(a.sandbox.pod_key()))]
     }
 
-    fn pod_with(&self, address: impl Into<std::net::IpAddr>) -> Vec<Subject> {
-        let address = address.into();
+    fn pod_with(&self, address: IpAddr) -> Vec<Subject> {
         let mut all = self.attachments.values();
         let found = all.find(|a| a.sandbox.addresses.contains(&address));
         vec![found.map_or(Subject::Here, |a| Subject::Pod(a.sandbox.pod_key()))]

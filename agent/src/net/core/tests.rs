@@ -245,26 +245,3 @@ fn a_shortage_is_over_when_there_is_room_again() {
     assert_eq!(core.limits().shortages, BTreeSet::new());
     assert_eq!(core.tables().fe4.len(), 4);
 }
-
-#[test]
-fn too_many_block_boundaries_leave_no_block_open() {
-    let excepts: Vec<String> = (0..=(abi::limits::NETS / 256))
-        .flat_map(|high| (0..256).map(move |low| format!("172.{}.{low}.0/24", 16 + high)))
-        .collect();
-    let mut objects = cluster();
-    objects.push(
-        json!({"kind": "NetworkPolicy", "metadata": {"name": "many", "namespace": "shop"},
-        "spec": {"podSelector": {}, "ingress": [
-            {"from": [{"ipBlock": {"cidr": "172.0.0.0/8", "except": excepts}}]}]}}),
-    );
-    let mut core = core(&objects);
-    add(&mut core, "web-1", 11);
-    assert!(core.tables().net4.values().all(|net| net.class == 0));
-    let short = core.limits().shortages;
-    let names: Vec<String> = short
-        .iter()
-        .map(|s| format!("{} {}", s.subject.kind(), s.limit))
-        .collect();
-    let blocks = |name: &&String| name.starts_with("NetworkPolicy ipBlocks have");
-    assert_eq!(names.iter().filter(blocks).count(), 2, "{names:?}");
-}

@@ -413,6 +413,27 @@ mod tests {
     }
 
     #[test]
+    fn blocks_with_too_many_boundaries_allow_nothing() {
+        let range = |i: u32| {
+            let address = IpAddr::V4((0xac10_0000 + i * 256).into());
+            (IpNetwork::new(address, 24).unwrap(), 9)
+        };
+        let classes = |n: u32| (0..n).map(range).collect::<RangeClasses>();
+        let program = |classes: &RangeClasses| {
+            NodeIndex::default().program(&three(), &facts(), classes, &Tables::default())
+        };
+        let fits = program(&classes(100));
+        assert_eq!(fits.blocks_refused, None);
+        let too_many = program(&classes(abi::limits::NETS));
+        assert_eq!(too_many.blocks_refused, Some(abi::limits::NETS));
+        let open = too_many.rows.iter().any(|row| match row {
+            Row::Net4(_, net) => net.class != 0,
+            _ => false,
+        });
+        assert!(!open);
+    }
+
+    #[test]
     fn indices_survive_a_restart_and_a_gone_node_is_cleaned_up() {
         let mut tables = Tables::default();
         let mut index = NodeIndex::default();

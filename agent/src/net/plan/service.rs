@@ -226,7 +226,17 @@ impl Services {
                 with(&|i| i.cluster == slot.list || i.local == slot.list)
             }
             Key::Slot(slot) => with(&|i| i.slots.contains(slot)),
-            _ => None,
+            Key::Node(_)
+            | Key::EpMac(_)
+            | Key::Polx(_)
+            | Key::Pol(_)
+            | Key::Net4(_)
+            | Key::Net6(_)
+            | Key::Peer4(_)
+            | Key::Peer6(_)
+            | Key::Ep(_)
+            | Key::Ip4(_)
+            | Key::Ip6(_) => None,
         }
     }
 
@@ -515,9 +525,10 @@ impl Room {
 
     /// Whether the frontend is there, or fits.
     fn takes_frontend(&mut self, row: &Row, current: &Tables) -> bool {
-        let room = match row {
-            Row::Fe4(..) => &mut self.fe4,
-            _ => &mut self.fe6,
+        let room = if matches!(row, Row::Fe4(..)) {
+            &mut self.fe4
+        } else {
+            &mut self.fe6
         };
         current.has_key(&row.key()) || take(room)
     }
