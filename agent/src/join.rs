@@ -243,7 +243,7 @@ impl Membership {
 
     /// Keeps every certificate fresh until `shutdown`.
     pub async fn run(self, shutdown: CancellationToken) {
-        let now = OffsetDateTime::now_utc;
+        let clock = &keep::System;
         let context = &self;
         let clients = self.clients.iter().map(|(name, held, replace)| async move {
             let renew = || async move {
@@ -254,10 +254,10 @@ impl Membership {
                 }
                 Ok(pair)
             };
-            keep::keep(name, held.clone(), now, rand::random, renew).await;
+            keep::keep(name, held.clone(), clock, rand::random, renew).await;
         });
         let renew = || context.renew(SERVING);
-        let serving = keep::keep(SERVING, self.serving.clone(), now, rand::random, renew);
+        let serving = keep::keep(SERVING, self.serving.clone(), clock, rand::random, renew);
         let all = async { tokio::join!(futures::future::join_all(clients), serving) };
         tokio::select! {
             _ = all => {}

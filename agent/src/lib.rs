@@ -19,7 +19,6 @@ pub mod watch;
 use std::sync::Arc;
 
 use anyhow::Context;
-use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 pub use config::Config;
@@ -31,7 +30,7 @@ pub struct Identities {
     /// `windlass:net:NAME`: the net half.
     pub net: kube::Client,
     /// Certificate of the kubelet API; new connections see the newest.
-    pub serving: watch::Receiver<config::KeyPair>,
+    pub serving: tokio::sync::watch::Receiver<config::KeyPair>,
 }
 
 /// Runs both halves until `shutdown`, or until the pod half cannot go on. The net half never gives up:

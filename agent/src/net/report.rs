@@ -208,8 +208,8 @@ mod tests {
         }
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_shortage_is_told_when_it_is_new_and_again_while_it_lasts() {
+    #[test]
+    fn a_shortage_is_told_when_it_is_new_and_again_while_it_lasts() {
         let start = Instant::now();
         let now: BTreeSet<Shortage> = [shortage("a"), shortage("b")].into();
         let told = BTreeMap::from([(shortage("a"), start)]);
