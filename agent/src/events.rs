@@ -124,7 +124,10 @@ pub fn recorder(
     shutdown: CancellationToken,
 ) -> (Recorder, impl Future<Output = ()>) {
     let (queue, receiver) = mpsc::channel(QUEUE);
-    (Recorder { queue }, write(client, source, receiver, shutdown))
+    (
+        Recorder { queue },
+        write(client, source, receiver, shutdown),
+    )
 }
 
 #[derive(PartialEq, Eq, Hash)]

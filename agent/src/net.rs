@@ -100,19 +100,19 @@ impl Error {
 }
 
 /// Runs the net half until `shutdown`.
-pub async fn run(
-    cfg: Arc<Config>,
-    client: Client,
-    metrics: &Metrics,
-    shutdown: CancellationToken,
-) {
+pub async fn run(cfg: Arc<Config>, client: Client, metrics: &Metrics, shutdown: CancellationToken) {
     // The cluster is listed while the programs are verified.
     let states = crate::watch::start(client.clone(), shutdown.clone());
     let (seed, seed_known) = watch::channel(None);
     let (stages, published) = watch::channel(Stage::Starting);
     let (limits, limits_seen) = watch::channel(Limits::default());
     let node = cfg.node_name.clone();
-    gauges::add(metrics, &cfg.bpf_dir, published.clone(), limits_seen.clone());
+    gauges::add(
+        metrics,
+        &cfg.bpf_dir,
+        published.clone(),
+        limits_seen.clone(),
+    );
     let supervisor = Supervisor {
         cfg,
         states,
@@ -192,13 +192,16 @@ impl Supervisor {
         }
         let core = core::Core::new(maps, &cfg.node_name, &cfg.cluster_dns)?;
         let store = sandbox::Store::open(&cfg.root_dir.join("net"))?;
+        let mut states = self.states.clone();
+        // An engine begins with what is known, however long ago it came.
+        states.mark_changed();
         let parts = Parts {
             cfg: cfg.clone(),
             core,
             hooks,
             netlink: netlink.clone(),
             store,
-            states: self.states.clone(),
+            states,
             seed: self.seed.clone(),
         };
         let (engine, handle, mut status) = Engine::new(parts);

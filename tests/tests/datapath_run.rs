@@ -392,7 +392,9 @@ fn a_client_with_affinity_stays_with_its_backend<A: Sample>(w: &mut World<A>) {
     w.affinity(1, TIMEOUT);
     assert_eq!(backends(w), [addr(other.0)]);
     // A backend that stopped serving meanwhile is another one, and so is one that was left long ago.
-    let moves = |w: &mut World<A>, backends: &mut dyn FnMut(&mut World<A>) -> Vec<IpAddr>, forget: &dyn Fn(&mut World<A>)| {
+    let moves = |w: &mut World<A>,
+                 backends: &mut dyn FnMut(&mut World<A>) -> Vec<IpAddr>,
+                 forget: &dyn Fn(&mut World<A>)| {
         (0..24).any(|_| {
             forget(w);
             backends(w) != [addr(other.0)]

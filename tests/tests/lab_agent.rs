@@ -97,7 +97,9 @@ fn nothing_remains(lab: &Lab) {
 fn kill_after(lab: &Lab, unit: &str, moment: u64) {
     std::thread::sleep(Duration::from_millis(moment));
     // It may be starting right now.
-    wait(&format!("{unit} runs"), || Ok(lab.kill_unit(NODE, unit).is_ok()));
+    wait(&format!("{unit} runs"), || {
+        Ok(lab.kill_unit(NODE, unit).is_ok())
+    });
 }
 
 /// Kills `unit` while pods are made and while they are deleted.
@@ -142,7 +144,15 @@ fn pods_changed_while_the_agent_was_away_are_caught_up_with() {
     lab.run_pods(&[pod("stays"), pod("forced"), pod("deleted")])
         .unwrap();
     lab.stop_unit(NODE, "windlass").unwrap();
-    let force = ["-n", NS, "delete", "pod", "forced", "--force", "--grace-period=0"];
+    let force = [
+        "-n",
+        NS,
+        "delete",
+        "pod",
+        "forced",
+        "--force",
+        "--grace-period=0",
+    ];
     lab.kubectl_output(&force).unwrap();
     let later = ["-n", NS, "delete", "pod", "deleted", "--wait=false"];
     lab.kubectl_output(&later).unwrap();
@@ -153,7 +163,10 @@ fn pods_changed_while_the_agent_was_away_are_caught_up_with() {
         Ok(names_of_pods(&lab) == ["new", "stays"])
     });
     let restarts = lab.get(&["-n", NS, "pod", "stays"]).unwrap();
-    assert_eq!(restarts["status"]["containerStatuses"][0]["restartCount"], 0);
+    assert_eq!(
+        restarts["status"]["containerStatuses"][0]["restartCount"],
+        0
+    );
     delete_pods(&lab);
     nothing_remains(&lab);
 }
@@ -173,7 +186,10 @@ fn needy() -> Value {
 fn waiting_reason(lab: &Lab) -> String {
     let pod = lab.get(&["-n", NS, "pod", "needy"]).unwrap();
     let state = &pod["status"]["containerStatuses"][0]["state"];
-    state["waiting"]["reason"].as_str().unwrap_or_default().to_owned()
+    state["waiting"]["reason"]
+        .as_str()
+        .unwrap_or_default()
+        .to_owned()
 }
 
 #[test]
@@ -219,7 +235,8 @@ fn a_node_without_its_datapath_says_why_and_goes_on_with_what_needs_none() {
     };
     lab.run_pods(&[on_server("before", false)]).unwrap();
     lab.stop_unit(SERVER, "windlass").unwrap();
-    lab.run(at, &["mount", "-t", "tmpfs", "none", "/sys/fs/bpf"]).unwrap();
+    lab.run(at, &["mount", "-t", "tmpfs", "none", "/sys/fs/bpf"])
+        .unwrap();
     lab.run(at, &["touch", "/sys/fs/bpf/windlass"]).unwrap();
     lab.start_unit(SERVER, "windlass").unwrap();
     wait("the API answers", || {
@@ -230,7 +247,10 @@ fn a_node_without_its_datapath_says_why_and_goes_on_with_what_needs_none() {
         Ok(status == "True" && reason == "DatapathNotLoaded" && message.contains("bpf"))
     });
     let flows = lab.run(at, &["windlass", "flows"]).unwrap_err();
-    assert!(format!("{flows:#}").contains("NetworkUnavailable"), "{flows:#}");
+    assert!(
+        format!("{flows:#}").contains("NetworkUnavailable"),
+        "{flows:#}"
+    );
     // Bound by hand: the taint would keep them away.
     for (name, host_network) in [("host", true), ("waits", false)] {
         let mut manifest = on_server(name, host_network).manifest();
@@ -240,7 +260,9 @@ fn a_node_without_its_datapath_says_why_and_goes_on_with_what_needs_none() {
     lab.ready(NS, &["pod/host"]).unwrap();
     wait("an event says why the pod waits", || {
         let said = events(&lab, "FailedCreatePodSandBox");
-        Ok(said.iter().any(|m| m.contains("the node's network is not up")))
+        Ok(said
+            .iter()
+            .any(|m| m.contains("the node's network is not up")))
     });
     let pending = lab.get(&["-n", NS, "pod", "waits"]).unwrap();
     assert_eq!(pending["status"]["phase"], "Pending");
@@ -284,7 +306,10 @@ fn a_full_disk_is_said_and_pods_start_when_there_is_room_again() {
     manifest["spec"]["containers"][0]["volumeMounts"] = mounts;
     lab.apply(&manifest.to_string()).unwrap();
     wait("an event says that the disk is full", || {
-        let said = [events(&lab, "FailedMount"), events(&lab, "FailedCreatePodSandBox")];
+        let said = [
+            events(&lab, "FailedMount"),
+            events(&lab, "FailedCreatePodSandBox"),
+        ];
         let mut said = said.iter().flatten();
         Ok(said.any(|message| message.contains("No space left on device")))
     });

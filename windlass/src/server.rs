@@ -92,8 +92,7 @@ fn agent(
         server.client_of_node(&node.name),
         server.client_of_net(&node.name),
     );
-    let (membership, identities) =
-        Membership::of_server(&node.name, &node.ips, clients, serving);
+    let (membership, identities) = Membership::of_server(&node.name, &node.ips, clients, serving);
     let config = flags.config(cluster, node, server.url(), server.ca_pem().into())?;
     Ok((config, membership, identities))
 }

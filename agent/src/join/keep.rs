@@ -150,8 +150,14 @@ mod tests {
 
     #[test]
     fn a_long_life_is_looked_at_again_and_not_renewed_early() {
-        let (day, year) = (Duration::from_secs(86_400), Duration::from_secs(365 * 86_400));
+        let (day, year) = (
+            Duration::from_secs(86_400),
+            Duration::from_secs(365 * 86_400),
+        );
         assert_eq!(asked_at(year, day * 290, &[]), Vec::<u64>::new());
-        assert_eq!(asked_at(year, day * 300, &[]), [25_228_800]);
+        let [asked] = asked_at(year, day * 300, &[])[..] else {
+            panic!("once")
+        };
+        assert!(asked.abs_diff(day.as_secs() * 292) <= 1, "{asked}");
     }
 }

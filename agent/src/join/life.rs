@@ -122,7 +122,8 @@ mod tests {
         let key = rcgen::KeyPair::generate().unwrap();
         let params = rcgen::CertificateParams::new(names).unwrap();
         let pem = params.self_signed(&key).unwrap().pem().into_bytes();
-        let ips = |list: &[&str]| -> Vec<IpAddr> { list.iter().map(|ip| ip.parse().unwrap()).collect() };
+        let ips =
+            |list: &[&str]| -> Vec<IpAddr> { list.iter().map(|ip| ip.parse().unwrap()).collect() };
         assert!(has_addresses(&pem, &ips(&["fd00::9", "10.0.0.9"])));
         assert!(!has_addresses(&pem, &ips(&["10.0.0.9"])));
         assert!(!has_addresses(&pem, &ips(&["10.0.0.8", "fd00::9"])));

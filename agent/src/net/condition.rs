@@ -101,11 +101,7 @@ pub async fn keep<T>(
 }
 
 /// Makes the Node say it, if it does not.
-pub(super) async fn set(
-    api: &Api<Node>,
-    node: &str,
-    verdict: &Verdict,
-) -> Result<(), kube::Error> {
+pub(super) async fn set(api: &Api<Node>, node: &str, verdict: &Verdict) -> Result<(), kube::Error> {
     let current = find(api, node, verdict.kind).await?;
     write(api, node, verdict, current).await
 }

@@ -244,7 +244,8 @@ mod tests {
     }
 
     fn api(code: u16) -> kube::Error {
-        let status = kube::core::Status::failure("pods \"x\" not found", "NotFound").with_code(code);
+        let status =
+            kube::core::Status::failure("pods \"x\" not found", "NotFound").with_code(code);
         kube::Error::Api(Box::new(status))
     }
 
@@ -253,7 +254,8 @@ mod tests {
         let answer = |_: http::Request<kube::client::Body>| async {
             let body = r#"{"kind":"Status","apiVersion":"v1","status":"Failure","code":404,
                 "reason":"NotFound","message":"pods \"x\" not found"}"#;
-            let mut response = http::Response::new(kube::client::Body::from(body.as_bytes().to_vec()));
+            let mut response =
+                http::Response::new(kube::client::Body::from(body.as_bytes().to_vec()));
             *response.status_mut() = http::StatusCode::NOT_FOUND;
             Ok::<_, std::convert::Infallible>(response)
         };

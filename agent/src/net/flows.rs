@@ -160,17 +160,15 @@ async fn reader(
         COUNTERS => once(stream, counters_in(bpf_dir)).await,
         DUMP => once(stream, rows_in(bpf_dir)).await,
         other => {
-            let error = format!("it does not know the request {other:?}: is it of another version?");
+            let error =
+                format!("it does not know the request {other:?}: is it of another version?");
             send_failure(stream, error).await
         }
     }
 }
 
 /// An answer of so many lines, or why there is none.
-async fn once(
-    mut stream: UnixStream,
-    lines: Result<Vec<String>, MapError>,
-) -> std::io::Result<()> {
+async fn once(mut stream: UnixStream, lines: Result<Vec<String>, MapError>) -> std::io::Result<()> {
     match lines {
         Ok(lines) => {
             let text = lines.join("\n") + "\n";

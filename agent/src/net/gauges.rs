@@ -26,7 +26,11 @@ pub fn add<T: Send + Sync + 'static>(
         // While nothing is loaded nothing was counted.
         if let Ok(counts) = MapSet::open(&bpf_dir).and_then(|maps| maps.counts()) {
             let packets = counts.iter().map(|(hook, outcome, count)| {
-                let verdict = if outcome.is_drop() { "dropped" } else { "passed" };
+                let verdict = if outcome.is_drop() {
+                    "dropped"
+                } else {
+                    "passed"
+                };
                 let (hook, reason) = (hook.name(), outcome.name());
                 let labels = format!("hook=\"{hook}\",reason=\"{reason}\",verdict=\"{verdict}\"");
                 (labels, count.packets)
@@ -43,11 +47,18 @@ fn of_limits(text: &mut String, limits: &Limits) {
     };
     metric(text, "gauge", "windlass_map_entries", of(|fill| fill.used));
     metric(text, "gauge", "windlass_map_limit", of(|fill| fill.limit));
-    let mut refused = BTreeMap::from([("NetworkPolicy", 0), ("Node", 0), ("Pod", 0), ("Service", 0)]);
+    let mut refused = BTreeMap::from([
+        ("NetworkPolicy", 0),
+        ("Node", 0),
+        ("Pod", 0),
+        ("Service", 0),
+    ]);
     for shortage in &limits.shortages {
         *refused.entry(shortage.subject.kind()).or_default() += 1;
     }
-    let refused = refused.into_iter().map(|(kind, n)| (format!("kind=\"{kind}\""), n));
+    let refused = refused
+        .into_iter()
+        .map(|(kind, n)| (format!("kind=\"{kind}\""), n));
     metric(text, "gauge", "windlass_limits_reached", refused);
 }
 

@@ -53,11 +53,7 @@ pub enum Error {
 
 /// Loads the programs, writes their configuration, and attaches those of the node. What an earlier
 /// agent attached gets the new programs in one go.
-pub fn load(
-    cfg: &Config,
-    uplinks: &Uplinks,
-    seed: Option<u64>,
-) -> Result<(Hooks, MapSet), Error> {
+pub fn load(cfg: &Config, uplinks: &Uplinks, seed: Option<u64>) -> Result<(Hooks, MapSet), Error> {
     let datapath = Datapath::load(&cfg.bpf_dir, &Sizes::default())?;
     let mut maps = datapath.maps()?;
     let before = maps.get::<CfgTable>(&0)?;

@@ -90,7 +90,10 @@ impl Reporter {
 
     async fn tell(&self, shortage: &Shortage) {
         let Shortage { subject, limit } = shortage;
-        let message = format!("{limit}; on node {} it is served in part or not at all", self.node);
+        let message = format!(
+            "{limit}; on node {} it is served in part or not at all",
+            self.node
+        );
         tracing::warn!(kind = subject.kind(), object = %name(subject), %message);
         match self.reference(subject).await {
             Ok(reference) => {
@@ -105,8 +108,20 @@ impl Reporter {
     /// Tools find events by the object's uid.
     async fn reference(&self, subject: &Subject) -> Result<ObjectReference, kube::Error> {
         let in_namespace = async |key: &ObjectKey, kind: &'static str| match kind {
-            "Service" => uid(Api::<Service>::namespaced(self.client.clone(), &key.namespace), &key.name).await,
-            "Pod" => uid(Api::<Pod>::namespaced(self.client.clone(), &key.namespace), &key.name).await,
+            "Service" => {
+                uid(
+                    Api::<Service>::namespaced(self.client.clone(), &key.namespace),
+                    &key.name,
+                )
+                .await
+            }
+            "Pod" => {
+                uid(
+                    Api::<Pod>::namespaced(self.client.clone(), &key.namespace),
+                    &key.name,
+                )
+                .await
+            }
             _ => {
                 let api = Api::<NetworkPolicy>::namespaced(self.client.clone(), &key.namespace);
                 uid(api, &key.name).await
@@ -114,12 +129,20 @@ impl Reporter {
         };
         let kind = subject.kind();
         let (namespace, name, uid, api_version) = match subject {
-            Subject::Service(key) | Subject::Pod(key) => {
-                (Some(&key.namespace), &*key.name, in_namespace(key, kind).await?, "v1")
-            }
+            Subject::Service(key) | Subject::Pod(key) => (
+                Some(&key.namespace),
+                &*key.name,
+                in_namespace(key, kind).await?,
+                "v1",
+            ),
             Subject::NetworkPolicy(key) => {
                 let uid = in_namespace(key, kind).await?;
-                (Some(&key.namespace), &*key.name, uid, "networking.k8s.io/v1")
+                (
+                    Some(&key.namespace),
+                    &*key.name,
+                    uid,
+                    "networking.k8s.io/v1",
+                )
             }
             // Upstream's kubelet uses a node's name as the uid in its events.
             Subject::Node(name) => (None, &**name, Some(name.to_string()), "v1"),
@@ -152,11 +175,7 @@ async fn changed(limits: &mut watch::Receiver<Limits>, before: &BTreeSet<Shortag
 }
 
 /// What has to be told: what is new, and what was told long ago.
-fn due(
-    told: &BTreeMap<Shortage, Instant>,
-    now: &BTreeSet<Shortage>,
-    at: Instant,
-) -> Vec<Shortage> {
+fn due(told: &BTreeMap<Shortage, Instant>, now: &BTreeSet<Shortage>, at: Instant) -> Vec<Shortage> {
     let waits = |shortage: &&Shortage| {
         told.get(*shortage)
             .is_none_or(|told| at.duration_since(*told) >= REPEAT)
@@ -166,11 +185,17 @@ fn due(
 
 fn verdict(shortages: &BTreeSet<Shortage>) -> Verdict {
     let (reason, message) = match shortages.len() {
-        0 => ("DatapathHasRoom", "everything fits the node's datapath".to_owned()),
+        0 => (
+            "DatapathHasRoom",
+            "everything fits the node's datapath".to_owned(),
+        ),
         all => {
-            let named = shortages.iter().take(NAMED).map(|Shortage { subject, limit }| {
-                format!("{} {}: {limit}", subject.kind(), name(subject))
-            });
+            let named = shortages
+                .iter()
+                .take(NAMED)
+                .map(|Shortage { subject, limit }| {
+                    format!("{} {}: {limit}", subject.kind(), name(subject))
+                });
             let mut message = named.collect::<Vec<_>>().join("; ");
             if all > NAMED {
                 message.push_str(&format!("; and {} more", all - NAMED));

@@ -23,7 +23,11 @@ const RETRY: Duration = Duration::from_secs(2);
 const ABSENT: Duration = Duration::from_secs(300);
 
 /// Reads the Secret until it is there; `known` then holds the seed.
-pub async fn follow(client: Client, known: watch::Sender<Option<u64>>, shutdown: CancellationToken) {
+pub async fn follow(
+    client: Client,
+    known: watch::Sender<Option<u64>>,
+    shutdown: CancellationToken,
+) {
     let api = Api::<Secret>::namespaced(client, NAMESPACE);
     let mut said = false;
     loop {
@@ -53,7 +57,10 @@ pub async fn follow(client: Client, known: watch::Sender<Option<u64>>, shutdown:
 
 fn absent(said: &mut bool, why: &str) -> Duration {
     if !std::mem::replace(said, true) {
-        tracing::warn!(why, "Secret {NAMESPACE}/{NAME}: the seed derives from the cluster's CA");
+        tracing::warn!(
+            why,
+            "Secret {NAMESPACE}/{NAME}: the seed derives from the cluster's CA"
+        );
     }
     ABSENT
 }

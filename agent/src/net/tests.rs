@@ -74,10 +74,7 @@ fn a_datapath_that_cannot_be_loaded_is_tried_again_and_said_to_pods_meanwhile() 
         assert_eq!(refused.code, code::TRY_AGAIN_LATER);
         assert!(refused.details.contains("DatapathNotLoaded"), "{refused:?}");
         // A pod that ends must not wait for the network.
-        assert_eq!(
-            call(socket.clone(), Command::Del, None).await,
-            Answer::Done
-        );
+        assert_eq!(call(socket.clone(), Command::Del, None).await, Answer::Done);
         let status = call(socket.clone(), Command::Status, None).await;
         assert!(
             matches!(&status, Answer::Error(e) if e.code == code::PLUGIN_NOT_AVAILABLE),
@@ -86,9 +83,12 @@ fn a_datapath_that_cannot_be_loaded_is_tried_again_and_said_to_pods_meanwhile() 
 
         let _pins = Pins(cfg.clone());
         std::fs::remove_file(&obstacle).unwrap();
-        let up = stage.wait_for(Stage::is_up);
-        let seen = tokio::time::timeout(PATIENCE, up).await;
-        drop(seen.unwrap().unwrap());
+        let up = tokio::time::timeout(PATIENCE, stage.wait_for(Stage::is_up));
+        let up = up.await.is_ok_and(|stage| stage.is_ok());
+        if let Stage::Down(problem) = &*stage.borrow() {
+            panic!("{problem:?}");
+        }
+        assert!(up);
         let added = call(socket, Command::Add, Some(netns)).await;
         assert!(matches!(added, Answer::Result(_)), "{added:?}");
         shutdown.cancel();

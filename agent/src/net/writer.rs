@@ -243,7 +243,10 @@ mod tests {
         let now = Instant::now();
         writer.apply(&[Step::Put(row(1)), Step::Put(row(2))], now);
         let failed: Vec<Failed> = writer.failed().copied().collect();
-        assert_eq!((failed[0].step, failed[0].errno), (Step::Put(row(2)), libc::E2BIG));
+        assert_eq!(
+            (failed[0].step, failed[0].errno),
+            (Step::Put(row(2)), libc::E2BIG)
+        );
         let mut at = now;
         for pause in [250, 500, 1000, 2000, 4000, 8000, 10_000, 10_000] {
             at += Duration::from_millis(pause);

@@ -53,7 +53,11 @@ fn refuse(reason: &str, message: String) -> Waiting {
 
 fn sysctls(pod: &Pod) -> Result<(), Waiting> {
     let context = spec::spec(pod).security_context.as_ref();
-    for sysctl in context.and_then(|c| c.sysctls.as_ref()).into_iter().flatten() {
+    for sysctl in context
+        .and_then(|c| c.sysctls.as_ref())
+        .into_iter()
+        .flatten()
+    {
         // Both notations are in use: dots and slashes.
         let name = sysctl.name.replace('/', ".");
         if !SAFE_SYSCTLS.contains(&name.as_str()) {
@@ -100,8 +104,7 @@ fn ports(pod: &Pod, others: &[&Pod]) -> Result<(), Waiting> {
         taken.any(|(at, of, number)| of == protocol && number == port && overlap(*at, *ip))
     });
     if conflict {
-        let message =
-            "Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports";
+        let message = "Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports";
         return Err(refuse("NodePorts", message.to_owned()));
     }
     Ok(())
@@ -178,9 +181,18 @@ mod tests {
             pod(json!({ "containers": [], "hostNetwork": host,
                 "securityContext": { "sysctls": [{ "name": name, "value": "1" }] } }))
         };
-        assert_eq!(reason(&with("kernel.shm_rmid_forced", false), &[]), "admitted");
+        assert_eq!(
+            reason(&with("kernel.shm_rmid_forced", false), &[]),
+            "admitted"
+        );
         assert_eq!(reason(&with("net/ipv4/tcp_rmem", false), &[]), "admitted");
-        assert_eq!(reason(&with("kernel.msgmax", false), &[]), "SysctlForbidden");
-        assert_eq!(reason(&with("net.ipv4.tcp_rmem", true), &[]), "SysctlForbidden");
+        assert_eq!(
+            reason(&with("kernel.msgmax", false), &[]),
+            "SysctlForbidden"
+        );
+        assert_eq!(
+            reason(&with("net.ipv4.tcp_rmem", true), &[]),
+            "SysctlForbidden"
+        );
     }
 }

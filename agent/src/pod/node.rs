@@ -345,7 +345,12 @@ fn conditions(
         ),
     ];
     let short = short.map(|(kind, truth, [when_short, when_not], what)| match truth {
-        true => (kind, true, when_short, format!("kubelet has {}", opposite(what))),
+        true => (
+            kind,
+            true,
+            when_short,
+            format!("kubelet has {}", opposite(what)),
+        ),
         false => (kind, false, when_not, format!("kubelet has {what}")),
     });
     let condition = |(kind, truth, reason, message): (&str, bool, &str, String)| {

@@ -140,10 +140,7 @@ impl Worker {
             grace: spec::grace(&pod),
             torn_down: false,
             tried: None,
-            resized: resize::Done::load(&volume::pod_dir(
-                &node.config.root_dir,
-                spec::uid(&pod),
-            )),
+            resized: resize::Done::load(&volume::pod_dir(&node.config.root_dir, spec::uid(&pod))),
             node,
             desired,
             pod,

@@ -119,7 +119,9 @@ mod tests {
     }
 
     fn der(pair: &KeyPair) -> Vec<u8> {
-        CertificateDer::from_pem_slice(&pair.cert_pem).unwrap().to_vec()
+        CertificateDer::from_pem_slice(&pair.cert_pem)
+            .unwrap()
+            .to_vec()
     }
 
     /// The certificate a new connection to `tls` shows.

@@ -131,22 +131,28 @@ pub fn choose<A: Family, K: Kernel<A>>(
         client: by.client,
         svc_id: fe.svc_id,
     };
-    let known = k
-        .affinity(&key)
-        .filter(|known| now.wrapping_sub(known.seen) <= service.affinity)
-        .and_then(|known| same(k, list, &known));
-    let backend = match known {
-        Some(backend) => backend,
-        None => any(k, fe, list, by.hash)?,
-    };
+    if let Some(known) = k.affinity(&key)
+        && now.wrapping_sub(known.seen) <= service.affinity
+        && let Some(backend) = same(k, list, &known)
+    {
+        note(k, &key, known.be_ix, now);
+        return Ok(backend);
+    }
+    let backend = any(k, fe, list, by.hash)?;
+    note(k, &key, backend.be_ix, now);
+    Ok(backend)
+}
+
+/// Notes which backend a client has now.
+#[inline(always)]
+fn note<A: Family, K: Kernel<A>>(k: &K, key: &AffKey<A>, be_ix: u32, seen: u32) {
     let value = AffValue {
-        be_ix: backend.be_ix,
-        be_gen: k.live(backend.be_ix),
-        seen: now,
+        be_ix,
+        be_gen: k.live(be_ix),
+        seen,
         reserved: 0,
     };
-    k.note_affinity(&key, &value);
-    Ok(backend)
+    k.note_affinity(key, &value);
 }
 
 /// The backend a client had, if it still is in the list. One that is not, or that stopped serving and came

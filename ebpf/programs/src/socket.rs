@@ -27,21 +27,51 @@ pub trait Sockets<A: Family>: Kernel<A> {
     fn random(&self) -> u32;
 }
 
-/// Where the call shall go instead; `None`: where it says. An error refuses the call.
+/// What becomes of a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// It goes where it says.
+    Stay,
+    /// It goes to the address of the [`Way`].
+    Go,
+    /// It fails.
+    Refuse,
+}
+
+/// What becomes of a call, and where it goes: a plain struct for the same reason as [`crate::Next`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Way<A> {
+    pub turn: Turn,
+    /// Why, if it is refused.
+    pub outcome: Outcome,
+    pub addr: A,
+    pub port: Port,
+}
+
+impl<A: Family> Way<A> {
+    #[inline(always)]
+    const fn of(call: &Call<A>, turn: Turn, outcome: Outcome) -> Self {
+        Self {
+            turn,
+            outcome,
+            addr: call.addr,
+            port: call.port,
+        }
+    }
+}
+
+/// Where the call shall go.
 #[inline(always)]
-pub fn translate<A: Family, K: Sockets<A>>(
-    k: &mut K,
-    call: &Call<A>,
-    connected: bool,
-) -> Result<Option<(A, Port)>, Outcome> {
-    let Some(cfg) = k.cfg() else { return Ok(None) };
+pub fn translate<A: Family, K: Sockets<A>>(k: &mut K, call: &Call<A>, connected: bool) -> Way<A> {
+    let stay = Way::of(call, Turn::Stay, Outcome::Translated);
+    let Some(cfg) = k.cfg() else { return stay };
     let lookup = service::frontend(k, call.addr, call.port, call.proto, SCOPE_INTERNAL);
     let fe = match lookup.found {
         Found::Port => lookup.fe,
-        Found::Socket => return Ok(None),
+        Found::Socket => return stay,
         Found::NoSuchPort | Found::Nothing => match own_node_port(k, call, cfg) {
             Some(fe) => fe,
-            None => return Ok(None),
+            None => return stay,
         },
     };
     // A connection may go anywhere; datagrams of one socket stay with one backend.
@@ -54,7 +84,10 @@ pub fn translate<A: Family, K: Sockets<A>>(
         hash,
         client: A::UNSPECIFIED,
     };
-    let backend: BeValue<A> = service::choose(k, &fe, &by, cfg)?;
+    let backend: BeValue<A> = match service::choose(k, &fe, &by, cfg) {
+        Ok(backend) => backend,
+        Err(outcome) => return Way::of(call, Turn::Refuse, outcome),
+    };
     let key = key(call.cookie, backend.addr, backend.port);
     let value = SockValue {
         addr: call.addr,
@@ -64,7 +97,12 @@ pub fn translate<A: Family, K: Sockets<A>>(
         be_ix: backend.be_ix,
     };
     k.remember(&key, &value);
-    Ok(Some((backend.addr, backend.port)))
+    Way {
+        turn: Turn::Go,
+        outcome: Outcome::Translated,
+        addr: backend.addr,
+        port: backend.port,
+    }
 }
 
 /// The address a program meant by the peer a socket has.

@@ -26,7 +26,11 @@ impl Core {
         for failed in self.writer.failed() {
             let limit = limit(failed);
             let subjects = self.subjects_of(&failed.step);
-            shortages.extend(subjects.into_iter().map(|subject| Shortage { subject, limit }));
+            shortages.extend(
+                subjects
+                    .into_iter()
+                    .map(|subject| Shortage { subject, limit }),
+            );
         }
         let unnumbered = self.node_program.nodes.index.iter();
         let unnumbered = unnumbered.filter(|(_, ix)| **ix == 0);
@@ -71,12 +75,7 @@ impl Core {
         let here = || vec![Subject::Here];
         let Some(key) = step.key() else { return here() };
         match key {
-            Key::Fe4(_)
-            | Key::Fe6(_)
-            | Key::Svc(_)
-            | Key::Be4(_)
-            | Key::Be6(_)
-            | Key::Slot(_) => {
+            Key::Fe4(_) | Key::Fe6(_) | Key::Svc(_) | Key::Be4(_) | Key::Be6(_) | Key::Slot(_) => {
                 let owner = self.services.owner_of(&key).map(service_or_pod);
                 owner.map_or_else(here, |subject| vec![subject])
             }

@@ -191,7 +191,12 @@ impl Services {
         }
         let limit = self.limits.frontends;
         fe_rows.retain(|row| work.room.takes_frontend(row, current));
-        let wanted = program.markers.len() + program.ports.iter().map(|p| p.frontends.len()).sum::<usize>();
+        let wanted = program.markers.len()
+            + program
+                .ports
+                .iter()
+                .map(|p| p.frontends.len())
+                .sum::<usize>();
         if fe_rows.len() < wanted && !work.refused.contains(&self.no_port()) {
             work.refused.insert(Refused::Frontends { limit });
         }

@@ -19,8 +19,7 @@ impl Job {
             let Some((_, container)) = spec::find(&self.pod, &change.name) else {
                 continue;
             };
-            let wanted =
-                resources::of_running(&self.pod, &container, self.node.memory_capacity);
+            let wanted = resources::of_running(&self.pod, &container, self.node.memory_capacity);
             match self.node.runtime.update_container(&change.id, wanted).await {
                 Ok(()) => self.tell(Progress::Resized(change.clone())).await,
                 Err(error) => {

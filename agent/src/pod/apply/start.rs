@@ -338,7 +338,9 @@ fn sub_path_of(
         (None, None) => String::new(),
     };
     if sub.starts_with('/') {
-        return Err(format!("error SubPath `{sub}` must not be an absolute path"));
+        return Err(format!(
+            "error SubPath `{sub}` must not be an absolute path"
+        ));
     }
     if sub.split('/').any(|part| part == "..") {
         return Err(format!(

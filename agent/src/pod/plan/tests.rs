@@ -358,7 +358,12 @@ fn a_running_container_is_resized_in_place_or_restarted_by_its_policy() {
     };
     let plan = plan_with(&wanted, &observed, &held, &BTreeMap::new());
     assert_eq!((plan.is_empty(), plan.wake), (true, Some(at(NOW + 5))));
-    let plan = plan_with(&with("2", "RestartContainer"), &observed, &go, &BTreeMap::new());
+    let plan = plan_with(
+        &with("2", "RestartContainer"),
+        &observed,
+        &go,
+        &BTreeMap::new(),
+    );
     assert!(plan.resize.is_empty());
     assert_eq!((plan.kill.len(), plan.start), (1, vec!["c".to_owned()]));
 }

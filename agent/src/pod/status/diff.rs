@@ -172,7 +172,10 @@ mod tests {
             conditions: Some(kinds.iter().map(|kind| condition(kind)).collect()),
             ..PodStatus::default()
         };
-        let (old, new) = (status(&["Ready", "PodResizeInProgress"]), status(&["Ready"]));
+        let (old, new) = (
+            status(&["Ready", "PodResizeInProgress"]),
+            status(&["Ready"]),
+        );
         let patch = patch("u", &old, &new).unwrap();
         let expected = json!([{ "$patch": "delete", "type": "PodResizeInProgress" }]);
         assert_eq!(patch["status"]["conditions"], expected);

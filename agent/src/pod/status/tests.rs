@@ -335,7 +335,10 @@ fn a_resize_is_shown_by_what_runs_what_is_promised_and_a_condition() {
         reason: "Deferred".to_owned(),
         message: String::new(),
     };
-    assert_eq!(shown(Resize::Pending(pending)), is("1", "1", "PodResizePending"));
+    assert_eq!(
+        shown(Resize::Pending(pending)),
+        is("1", "1", "PodResizePending")
+    );
     let going = shown(Resize::InProgress(None));
     assert_eq!(going, is("1", "2", "PodResizeInProgress"));
 }

@@ -30,7 +30,9 @@ impl Worker {
         let recorder = &self.node.recorder;
         match &now {
             Resize::None => recorder.normal(&subject, "ResizeCompleted", "Pod resize completed"),
-            Resize::InProgress(_) => recorder.normal(&subject, "ResizeStarted", "Pod resize started"),
+            Resize::InProgress(_) => {
+                recorder.normal(&subject, "ResizeStarted", "Pod resize started")
+            }
             Resize::Pending(why) if why.reason == "Deferred" => {
                 recorder.warning(&subject, "ResizeDeferred", why.message.clone());
             }
@@ -56,9 +58,7 @@ impl Worker {
     }
 
     pub(super) fn note_resized(&mut self, change: Change) {
-        let Change {
-            id, resources, ..
-        } = change;
+        let Change { id, resources, .. } = change;
         self.resized.note(&self.observed, &id, resources);
         self.memory.resize_hold = None;
     }

@@ -8,7 +8,7 @@ use aya_ebpf::helpers::generated as helper;
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
 use programs::packet::Family;
-use programs::socket::{Call, Sockets, translate, translate_back};
+use programs::socket::{Call, Sockets, Turn, translate, translate_back};
 
 use super::maps::FamilyMaps;
 use super::skb::Skb;
@@ -139,17 +139,18 @@ fn forward<F: Fields<A>, A: Family + FamilyMaps>(ctx: &SockAddrContext, connecte
         }
     };
     let mut k = Skb::<A>::new(core::ptr::null_mut());
-    match translate(&mut k, &call, connected) {
-        Ok(None) => ALLOW,
-        Ok(Some((addr, port))) => {
-            F::set(at, addr);
+    let way = translate(&mut k, &call, connected);
+    match way.turn {
+        Turn::Stay => ALLOW,
+        Turn::Go => {
+            F::set(at, way.addr);
             // SAFETY: valid context.
-            unsafe { (*at).user_port = port.0 as u32 };
+            unsafe { (*at).user_port = way.port.0 as u32 };
             k.tally(Outcome::Translated);
             ALLOW
         }
-        Err(outcome) => {
-            k.tally(outcome);
+        Turn::Refuse => {
+            k.tally(way.outcome);
             // SAFETY: the helper takes a number. Linux 5.18.
             unsafe { helper::bpf_set_retval(-ECONNREFUSED) };
             DENY

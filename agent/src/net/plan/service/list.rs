@@ -49,14 +49,12 @@ pub(super) fn plan_list<A: Family>(
     let kept = u32::try_from(slots.len()).expect("lists are cut at abi::limits::LIST");
     let placed: Vec<(u32, BeValue<A>)> = (0u32..).zip(slots.into_iter().flatten()).collect();
     let at = placed.iter().map(|(slot, v)| (v.be_ix, *slot)).collect();
-    let rows = placed
-        .into_iter()
-        .map(|(slot, value)| {
-            (
-                slot,
-                A::backend_row(BeKey { list, slot }, BeValue { list, ..value }),
-            )
-        });
+    let rows = placed.into_iter().map(|(slot, value)| {
+        (
+            slot,
+            A::backend_row(BeKey { list, slot }, BeValue { list, ..value }),
+        )
+    });
     // A slot beyond the old end may be waiting for its removal: it is written in any case.
     let changed = rows.filter(|(slot, row)| *slot >= n || !current.has(row));
     ListPlan {

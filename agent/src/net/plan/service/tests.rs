@@ -335,7 +335,10 @@ fn backends_beyond_the_limit_are_left_out_and_said() {
     });
     let refused = planner.plan(&service(), &[1, 2, 3, 4, 5]);
     let (have, taken) = (5, 3);
-    assert!(refused.contains(&Refused::Backends { have, taken }), "{refused:?}");
+    assert!(
+        refused.contains(&Refused::Backends { have, taken }),
+        "{refused:?}"
+    );
     let tables = planner.writer.tables();
     let (id, svc) = tables.svc.iter().next().unwrap();
     assert_eq!(svc.cluster.n, 3);
