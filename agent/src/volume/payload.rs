@@ -120,11 +120,11 @@ pub fn payload(input: Input<'_>, volume: &Volume) -> Result<Option<Payload>, Err
     Ok(Some(files))
 }
 
-/// Default mode and sources of a volume.
-fn sources<'a>(
-    namespace: &str,
-    volume: &'a Volume,
-) -> Result<Option<(Option<i32>, Vec<Source<'a>>)>, Error> {
+/// A volume's default mode and what its files come from.
+type Sources<'a> = (Option<i32>, Vec<Source<'a>>);
+
+/// Default mode and sources of a volume of these kinds.
+fn sources<'a>(namespace: &str, volume: &'a Volume) -> Result<Option<Sources<'a>>, Error> {
     let object = |key, items: &'a Option<Vec<KeyToPath>>, optional: Option<bool>| Source::Object {
         key,
         items: items.as_deref().unwrap_or_default(),
