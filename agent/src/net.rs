@@ -150,6 +150,10 @@ impl Supervisor {
         let mut pause = Pause::default();
         loop {
             let mut tasks = JoinSet::new();
+            // An earlier agent's, or an earlier attempt's.
+            if let Err(error) = flows::withdraw(&self.cfg.run_dir) {
+                tracing::warn!(%error, "old socket of flows not removed");
+            }
             let ended = self.attempt(&mut tasks, shutdown).await;
             if shutdown.is_cancelled() {
                 // What is under way ends by itself, and leaves the kernel as it is.

@@ -22,7 +22,7 @@ pub const SPECIFICATION: &str = "1.1.0";
 /// Largest UDP answer offered and sent, so that it needs no fragment (DNS flag day 2020).
 pub const UDP_LIMIT: u16 = 1232;
 /// Largest answer for a client without EDNS (RFC 1035).
-const PLAIN_LIMIT: u16 = 512;
+pub(crate) const PLAIN_LIMIT: u16 = 512;
 /// Longest chain of names followed inside the cluster.
 const ALIAS_LIMIT: usize = 8;
 

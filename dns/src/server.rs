@@ -181,7 +181,11 @@ struct Shared {
 /// What a query leads to without waiting.
 enum Step {
     Nothing,
-    Reply(Message),
+    Reply {
+        reply: Message,
+        /// Most bytes over UDP that the client takes.
+        udp_limit: usize,
+    },
     Wait(Message, Box<Outcome>),
 }
 
@@ -189,17 +193,21 @@ impl Shared {
     fn step(&self, bytes: &[u8]) -> Step {
         self.metrics.queries.fetch_add(1, Ordering::Relaxed);
         let Some(query) = answer::parse(bytes) else {
-            return answer::malformed(bytes).map_or(Step::Nothing, Step::Reply);
+            return answer::malformed(bytes).map_or(Step::Nothing, |reply| Step::Reply {
+                reply,
+                udp_limit: usize::from(answer::PLAIN_LIMIT),
+            });
         };
+        let udp_limit = answer::udp_limit(&query);
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         let outcome = answer::answer(&self.zone.borrow(), &query, turn);
         match outcome {
-            Outcome::Reply(reply) => Step::Reply(reply),
+            Outcome::Reply(reply) => Step::Reply { reply, udp_limit },
             Outcome::Forward => match self.resolver.cached(&query) {
                 Some(known) => {
                     let mut reply = answer::response(&query);
                     known.fill(&mut reply);
-                    Step::Reply(reply)
+                    Step::Reply { reply, udp_limit }
                 }
                 None => Step::Wait(query, Box::new(Outcome::Forward)),
             },
@@ -249,10 +257,7 @@ async fn udp_worker(socket: Arc<UdpSocket>, shared: Arc<Shared>, tasks: TaskTrac
         };
         match shared.step(&buffer[..length]) {
             Step::Nothing => {}
-            Step::Reply(reply) => {
-                let limit = answer::parse(&buffer[..length]).map_or(512, |q| answer::udp_limit(&q));
-                send(&socket, client, reply, limit).await;
-            }
+            Step::Reply { reply, udp_limit } => send(&socket, client, reply, udp_limit).await,
             Step::Wait(query, outcome) => {
                 let (socket, shared) = (socket.clone(), shared.clone());
                 tasks.spawn(async move {
@@ -308,7 +313,7 @@ async fn connection(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
         timeout(IDLE, stream.read_exact(bytes)).await??;
         let reply = match shared.step(bytes) {
             Step::Nothing => return Ok(()),
-            Step::Reply(reply) => reply,
+            Step::Reply { reply, .. } => reply,
             Step::Wait(query, outcome) => shared.ask(&query, *outcome).await,
         };
         let Some(answer) = answer::encode(reply, TCP_LIMIT) else {

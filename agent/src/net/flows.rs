@@ -15,6 +15,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Notify, broadcast, watch};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::cni::chain;
 use super::dump;
@@ -103,12 +104,8 @@ pub struct Server {
 
 /// Serves readers until `shutdown`.
 pub async fn serve(server: Server, shutdown: CancellationToken) -> std::io::Result<()> {
+    withdraw(&server.run_dir)?;
     let path = socket_path(&server.run_dir);
-    if let Err(error) = std::fs::remove_file(&path)
-        && error.kind() != std::io::ErrorKind::NotFound
-    {
-        return Err(error);
-    }
     let listener = UnixListener::bind(&path)?;
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
     let (events, _) = broadcast::channel::<Arc<str>>(LAG);
@@ -120,7 +117,7 @@ pub async fn serve(server: Server, shutdown: CancellationToken) -> std::io::Resu
         events: events.clone(),
         arrived: arrived.clone(),
     };
-    let polling = tokio::spawn(poller.run());
+    let _polling = AbortOnDropHandle::new(tokio::spawn(poller.run()));
     loop {
         tokio::select! {
             accepted = listener.accept() => {
@@ -133,11 +130,16 @@ pub async fn serve(server: Server, shutdown: CancellationToken) -> std::io::Resu
                     }
                 });
             }
-            () = shutdown.cancelled() => {
-                polling.abort();
-                return Ok(());
-            }
+            () = shutdown.cancelled() => return withdraw(&server.run_dir),
         }
+    }
+}
+
+/// Removes the socket: there is nobody to ask.
+pub fn withdraw(run_dir: &Path) -> std::io::Result<()> {
+    match std::fs::remove_file(socket_path(run_dir)) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        Ok(()) | Err(_) => Ok(()),
     }
 }
 

@@ -5,6 +5,9 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
 use super::resources::{PodResources, Qos};
 
 const ROOT: &str = "/sys/fs/cgroup";
@@ -95,7 +98,9 @@ fn weight(shares: i64) -> i64 {
     (1 + (shares - 2) * 9999 / 262_142).clamp(1, 10_000)
 }
 
-/// Removes the pod's cgroup from every hierarchy. Deleting nothing is fine.
+/// Removes the pod's cgroup from every hierarchy, with what still runs in it: a runtime that was killed
+/// while it made a container has forgotten the process (upstream:
+/// `pkg/kubelet/cm/pod_container_manager_linux.go`, tryKillingCgroupProcesses). Deleting nothing is fine.
 pub async fn remove(path: &str) -> Result<(), Error> {
     for hierarchy in hierarchies(Path::new(ROOT)) {
         remove_tree(&hierarchy.join(path.trim_start_matches('/'))).await?;
@@ -159,7 +164,13 @@ async fn remove_tree(dir: &Path) -> Result<(), Error> {
         match std::fs::remove_dir(dir) {
             Ok(()) => return Ok(()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            Err(_) if attempt < REMOVE_TRIES => tokio::time::sleep(REMOVE_PAUSE).await,
+            Err(_) if attempt < REMOVE_TRIES => {
+                // The runtime's own kill gets one pause.
+                if attempt > 0 {
+                    kill_members(dir);
+                }
+                tokio::time::sleep(REMOVE_PAUSE).await;
+            }
             Err(source) => {
                 return Err(Error {
                     path: dir.to_owned(),
@@ -170,6 +181,18 @@ async fn remove_tree(dir: &Path) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+/// Kills the processes of one cgroup, without those below it.
+fn kill_members(dir: &Path) {
+    let members = std::fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
+    // 0 stands for a process that this PID namespace does not see.
+    let members = members.lines().filter_map(|line| line.parse().ok());
+    for pid in members.filter(|pid: &i32| *pid > 0) {
+        tracing::warn!(pid, cgroup = %dir.display(), "kill a process its runtime has forgotten");
+        // It may have ended just now.
+        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+    }
 }
 
 fn create(dir: &Path) -> Result<(), Error> {

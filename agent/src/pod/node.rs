@@ -296,25 +296,7 @@ fn conditions(
     old: Option<&NodeStatus>,
     now: Timestamp,
 ) -> Vec<NodeCondition> {
-    let problem =
-        match runtime {
-            Err(error) => Some(format!("container runtime is down: {error}")),
-            Ok(conditions) => {
-                // Newer runtimes report conditions that do not matter for readiness.
-                let needed = ["RuntimeReady", "NetworkReady"];
-                let bad = conditions
-                    .iter()
-                    .find(|c| !c.status && needed.contains(&c.r#type.as_str()));
-                bad.map(|c| match c.r#type.as_str() {
-                "NetworkReady" => format!(
-                    "container runtime network not ready: NetworkReady=false reason:{} message:{}",
-                    c.reason, c.message
-                ),
-                kind => format!("container runtime status check failed: {kind}: {}", c.message),
-            })
-            }
-        };
-    let ready = match problem {
+    let ready = match runtime_problem(runtime) {
         None => (
             "Ready",
             true,
@@ -369,6 +351,27 @@ fn conditions(
         }
     };
     short.into_iter().chain([ready]).map(condition).collect()
+}
+
+/// Why the container runtime does not let the node be ready.
+fn runtime_problem(runtime: &Result<Vec<m::RuntimeCondition>, String>) -> Option<String> {
+    // Newer runtimes report conditions that do not matter for readiness.
+    const NEEDED: [&str; 2] = ["RuntimeReady", "NetworkReady"];
+    let conditions = match runtime {
+        Ok(conditions) => conditions,
+        Err(error) => return Some(format!("container runtime is down: {error}")),
+    };
+    let bad = conditions
+        .iter()
+        .find(|c| !c.status && NEEDED.contains(&c.r#type.as_str()))?;
+    let message = &bad.message;
+    Some(match bad.r#type.as_str() {
+        "NetworkReady" => format!(
+            "container runtime network not ready: NetworkReady=false reason:{} message:{message}",
+            bad.reason
+        ),
+        kind => format!("container runtime status check failed: {kind}: {message}"),
+    })
 }
 
 /// Upstream's words for a resource that is short.

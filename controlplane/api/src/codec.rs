@@ -128,8 +128,8 @@ pub(crate) fn parse_with_problems<'a>(
     arena: &'a Bump,
 ) -> Result<(Value<'a>, Vec<String>), DecodeError> {
     let mut problems = Vec::new();
-    let value = parse_noting(format, bytes, arena, &mut problems)?;
-    Ok((value, problems))
+    let value = read(format, bytes, arena, &mut problems)?;
+    Ok((value, Problem::in_order(problems)))
 }
 
 /// Parses bytes without a shape: JSON or YAML as a plain tree. Duplicate keys keep the last value.
@@ -139,14 +139,14 @@ pub fn parse<'a>(
     arena: &'a Bump,
 ) -> Result<Value<'a>, DecodeError> {
     let mut duplicates = Vec::new();
-    parse_noting(format, bytes, arena, &mut duplicates)
+    read(format, bytes, arena, &mut duplicates)
 }
 
-fn parse_noting<'a>(
+fn read<'a>(
     format: Format,
     bytes: &'a [u8],
     arena: &'a Bump,
-    duplicates: &mut Vec<String>,
+    duplicates: &mut Vec<Problem>,
 ) -> Result<Value<'a>, DecodeError> {
     match format {
         Format::Json => json::parse(bytes, arena, duplicates),
@@ -154,6 +154,22 @@ fn parse_noting<'a>(
         Format::Protobuf => Err(DecodeError::Syntax(
             "protobuf cannot be read without a schema".to_owned(),
         )),
+    }
+}
+
+/// What only strict reading refuses, and where.
+#[derive(Debug)]
+struct Problem {
+    /// Address of the key's bytes, by which what the parser and what the schema found come into the
+    /// order of the text; 0 for what comes first.
+    place: usize,
+    text: String,
+}
+
+impl Problem {
+    fn in_order(mut problems: Vec<Self>) -> Vec<String> {
+        problems.sort_by_key(|problem| problem.place);
+        problems.into_iter().map(|problem| problem.text).collect()
     }
 }
 
@@ -169,7 +185,7 @@ pub fn decode<'a>(
         return protobuf::decode(bytes, schema, arena).map(|doc| (doc, Vec::new()));
     }
     let mut problems = Vec::new();
-    let value = parse_noting(format, bytes, arena, &mut problems)?;
+    let value = read(format, bytes, arena, &mut problems)?;
     coerce::fit(value, schema, validation, problems, arena)
 }
 

@@ -231,3 +231,28 @@ fn the_facts_load_in_time() {
         began.elapsed()
     );
 }
+
+#[test]
+fn problems_are_told_in_the_order_of_the_text() {
+    let arena = Bump::new();
+    let body =
+        br#"{"a": 1, "data": {"k": "1", "k": "2"}, "b": 2, "metadata": {"c": 3}, "data": {}}"#;
+    let (_, warnings) = decode(
+        Format::Json,
+        body,
+        config_map(),
+        FieldValidation::Warn,
+        &arena,
+    )
+    .unwrap();
+    assert_eq!(
+        warnings,
+        [
+            "unknown field \"a\"",
+            "duplicate field \"data.k\"",
+            "unknown field \"b\"",
+            "unknown field \"metadata.c\"",
+            "duplicate field \"data\"",
+        ]
+    );
+}

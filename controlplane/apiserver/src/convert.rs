@@ -49,6 +49,16 @@ const EVENT_FIELDS: &[(&str, &str)] = &[
     ("reportingComponent", "reportingController"),
 ];
 
+/// The stored name of a field that `resource` serves under another, by its path.
+pub fn stored_path(resource: &Resource, path: &str) -> Option<String> {
+    if !is_needed(resource) {
+        return None;
+    }
+    let (first, rest) = path.split_at(path.find('.').unwrap_or(path.len()));
+    let (stored, _) = EVENT_FIELDS.iter().find(|(_, new)| *new == first)?;
+    Some(format!("{stored}{rest}"))
+}
+
 fn rename(map: &mut Map<String, Value>, names: &[(&str, &str)]) {
     for (from, to) in names {
         if let Some(value) = map.remove(*from) {

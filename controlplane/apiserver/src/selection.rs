@@ -8,6 +8,7 @@ use api::{
 use crate::{
     attributes::Attributes,
     cache::{Object, Scope},
+    convert,
 };
 
 /// Label and field selector of a request.
@@ -24,10 +25,14 @@ impl Selection {
     pub fn parse(resource: &Resource, attributes: &Attributes) -> Result<Self, Status> {
         let labels = LabelSelector::parse(attributes.param("labelSelector").unwrap_or_default())
             .map_err(|e| Status::bad_request(format!("unable to parse requirement: {e}")))?;
-        let fields = FieldSelector::parse(attributes.param("fieldSelector").unwrap_or_default())
-            .map_err(|e| Status::bad_request(e.to_string()))?;
-        for term in &fields.terms {
+        let mut fields =
+            FieldSelector::parse(attributes.param("fieldSelector").unwrap_or_default())
+                .map_err(|e| Status::bad_request(e.to_string()))?;
+        for term in &mut fields.terms {
             check_field(resource, &term.field)?;
+            if let Some(stored) = convert::stored_path(resource, &term.field) {
+                term.field = stored;
+            }
         }
         Ok(Self { labels, fields })
     }
@@ -96,10 +101,6 @@ fn field_value(object: &Object, field: &str) -> String {
         _ => {}
     }
     // Labels that are not paths of the stored object (registry strategies' SelectableFields).
-    let regarding = field
-        .strip_prefix("regarding.")
-        .map(|rest| format!("involvedObject.{rest}"));
-    let field = regarding.as_deref().unwrap_or(field);
     let path = match field {
         "source"
             if object

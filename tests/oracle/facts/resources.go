@@ -338,11 +338,14 @@ func selectable(group served, store *registry.Store, gvk schema.GroupVersionKind
 		return nil
 	}
 	names := slices.Sorted(maps.Keys(set))
-	for _, name := range names {
-		// events.k8s.io calls the object by another name.
-		if rest, ok := strings.CutPrefix(name, "involvedObject."); ok && group.gv.Group == "events.k8s.io" {
-			names = append(names, "regarding."+rest)
+	// events.k8s.io calls the object and the component by other names.
+	if group.gv.Group == "events.k8s.io" {
+		for _, name := range names {
+			if rest, ok := strings.CutPrefix(name, "involvedObject."); ok {
+				names = append(names, "regarding."+rest)
+			}
 		}
+		names = append(names, "reportingController")
 	}
 	for _, name := range names {
 		if strings.HasPrefix(name, "metadata.name") {

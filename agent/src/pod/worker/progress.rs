@@ -1,6 +1,7 @@
 //! What a job under way reports, taken into what the worker remembers.
 
 use k8s_openapi::jiff::Timestamp;
+use tokio::sync::oneshot;
 
 use super::{RETRY, SANDBOX_RETRY, Worker};
 use crate::pod::apply::Progress;
@@ -16,15 +17,7 @@ impl Worker {
             Progress::Changed {
                 published: Some(sender),
             } => {
-                if self.observe().await {
-                    self.publish();
-                }
-                let flushed = self.publisher.flushed();
-                tokio::spawn(async move {
-                    flushed.await;
-                    // The job may have stopped waiting.
-                    let _ = sender.send(());
-                });
+                self.publish_then(sender).await;
                 false
             }
             Progress::Waiting {
@@ -71,19 +64,32 @@ impl Worker {
                 false
             }
             Progress::SandboxFailed => {
-                self.memory.sandbox_hold = Some(add(now, SANDBOX_RETRY));
-                let names: Vec<String> = spec::containers(&self.pod)
-                    .into_iter()
-                    .map(|(_, c)| c.name)
-                    .collect();
-                if self.observed.ready_sandbox().is_some() {
-                    let until = add(now, SANDBOX_RETRY);
-                    self.memory
-                        .hold
-                        .extend(names.into_iter().map(|name| (name, until)));
-                }
+                self.hold_all(add(now, SANDBOX_RETRY));
                 true
             }
+        }
+    }
+
+    /// Publishes what the runtime says now; `sender` hears when it is written.
+    async fn publish_then(&mut self, sender: oneshot::Sender<()>) {
+        if self.observe().await {
+            self.publish();
+        }
+        let flushed = self.publisher.flushed();
+        tokio::spawn(async move {
+            flushed.await;
+            // The job may have stopped waiting.
+            let _ = sender.send(());
+        });
+    }
+
+    /// No sandbox and, where there is one, none of its containers before `until`.
+    fn hold_all(&mut self, until: Timestamp) {
+        self.memory.sandbox_hold = Some(until);
+        if self.observed.ready_sandbox().is_some() {
+            let containers = spec::containers(&self.pod).into_iter();
+            let held = containers.map(|(_, container)| (container.name, until));
+            self.memory.hold.extend(held);
         }
     }
 }

@@ -12,7 +12,7 @@ use base64::alphabet::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use bumpalo::Bump;
 
-use super::{DecodeError, FieldValidation, canonical, json_kind};
+use super::{DecodeError, FieldValidation, Problem, canonical, json_kind};
 use crate::doc::{Doc, Object, Value};
 use crate::quantity::{Quantity, QuantityError};
 use crate::schema::{Field, Struct, Type};
@@ -42,7 +42,7 @@ pub(super) fn fit<'a>(
     mut value: Value<'a>,
     schema: &'a Type,
     validation: FieldValidation,
-    problems: Vec<String>,
+    problems: Vec<Problem>,
     arena: &'a Bump,
 ) -> Result<(Doc<'a>, Vec<String>), DecodeError> {
     let mut fitter = Fitter {
@@ -54,7 +54,7 @@ pub(super) fn fit<'a>(
         value = Value::Object(Object::new_in(arena));
     }
     fitter.value(&mut value, schema, "")?;
-    let problems = fitter.problems;
+    let problems = Problem::in_order(fitter.problems);
     let doc = Doc::from_value(value, schema, arena);
     match validation {
         FieldValidation::Ignore => Ok((doc, Vec::new())),
@@ -74,7 +74,7 @@ enum Segment<'a> {
 struct Fitter<'a> {
     arena: &'a Bump,
     path: Vec<Segment<'a>>,
-    problems: Vec<String>,
+    problems: Vec<Problem>,
 }
 
 impl<'a> Fitter<'a> {
@@ -209,8 +209,10 @@ impl<'a> Fitter<'a> {
             path.push('.');
         }
         path.push_str(key);
-        self.problems
-            .push(format!("unknown field {}", quote(&path)));
+        self.problems.push(Problem {
+            place: key.as_ptr().addr(),
+            text: format!("unknown field {}", quote(&path)),
+        });
     }
 
     fn canonical_text<E: ToString>(

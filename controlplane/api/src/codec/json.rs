@@ -7,7 +7,7 @@ use std::collections::HashSet;
 
 use bumpalo::Bump;
 
-use super::{DecodeError, MAX_DEPTH};
+use super::{DecodeError, MAX_DEPTH, Problem};
 use crate::doc::{List, Object, Value};
 
 /// Objects with more keys than this find duplicates through a set instead of by scanning.
@@ -17,7 +17,7 @@ const SCAN_LIMIT: usize = 24;
 pub(super) fn parse<'a>(
     bytes: &'a [u8],
     arena: &'a Bump,
-    problems: &mut Vec<String>,
+    problems: &mut Vec<Problem>,
 ) -> Result<Value<'a>, DecodeError> {
     let text = match std::str::from_utf8(bytes) {
         Ok(text) => text,
@@ -51,7 +51,7 @@ struct Parser<'a, 'p> {
     depth: usize,
     arena: &'a Bump,
     path: Vec<Segment<'a>>,
-    problems: &'p mut Vec<String>,
+    problems: &'p mut Vec<Problem>,
 }
 
 impl<'a> Parser<'a, '_> {
@@ -218,8 +218,10 @@ impl<'a> Parser<'a, '_> {
                 object.push(key, value);
             } else {
                 let path = self.shown_path();
-                self.problems
-                    .push(format!("duplicate field {}", crate::status::quote(&path)));
+                self.problems.push(Problem {
+                    place: key.as_ptr().addr(),
+                    text: format!("duplicate field {}", crate::status::quote(&path)),
+                });
                 object.set(key, value);
             }
             self.path.pop();

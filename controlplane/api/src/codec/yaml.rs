@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use bumpalo::Bump;
 use saphyr_parser::{Event, Parser, ScalarStyle, ScanError, Span, StrInput, Tag};
 
-use super::{DecodeError, MAX_DEPTH};
+use super::{DecodeError, MAX_DEPTH, Problem};
 use crate::doc::{List, Object, Value};
 use crate::status::quote;
 
@@ -19,7 +19,7 @@ const MAX_ALIAS_NODES: usize = 100_000;
 pub(super) fn parse<'a>(
     bytes: &'a [u8],
     arena: &'a Bump,
-    problems: &mut Vec<String>,
+    problems: &mut Vec<Problem>,
 ) -> Result<Value<'a>, DecodeError> {
     let first = bytes.iter().find(|b| !b.is_ascii_whitespace());
     if first == Some(&b'{') {
@@ -47,7 +47,7 @@ struct Reader<'a, 'p> {
     arena: &'a Bump,
     anchors: HashMap<usize, Value<'a>>,
     alias_nodes: usize,
-    problems: &'p mut Vec<String>,
+    problems: &'p mut Vec<Problem>,
 }
 
 fn syntax(error: &ScanError) -> DecodeError {
@@ -161,11 +161,14 @@ impl<'a> Reader<'a, '_> {
             }
             let key = self.key(&key, span)?;
             if object.contains(key) {
-                self.problems.push(format!(
-                    "yaml: unmarshal errors:\n  line {}: key {} already set in map",
-                    span.start.line(),
-                    quote(key)
-                ));
+                self.problems.push(Problem {
+                    place: 0,
+                    text: format!(
+                        "yaml: unmarshal errors:\n  line {}: key {} already set in map",
+                        span.start.line(),
+                        quote(key)
+                    ),
+                });
             }
             object.set(key, value);
         }

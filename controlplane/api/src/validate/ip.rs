@@ -4,6 +4,7 @@
 
 use std::net::IpAddr;
 
+use super::names::Problems;
 use super::path::{Errors, Path};
 
 const NOT_AN_IP: &str = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)";
@@ -51,6 +52,22 @@ pub(crate) fn ip(value: &str, path: &Path<'_>, errors: &mut Errors) -> Option<Ip
     parsed
 }
 
+/// An IP address in canonical form, as the names of IPAddress objects are.
+pub(crate) fn canonical(value: &str) -> Problems {
+    let Ok(address) = value.parse::<IpAddr>() else {
+        return vec![NOT_AN_IP.to_owned()];
+    };
+    let mut problems = Problems::new();
+    if matches!(address, IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some()) {
+        problems.push("must not be an IPv4-mapped IPv6 address".to_owned());
+    }
+    let shown = address.to_canonical().to_string();
+    if problems.is_empty() && shown != value {
+        problems.push(format!("must be in canonical form ({shown:?})"));
+    }
+    problems
+}
+
 /// A CIDR.
 pub(crate) fn cidr(value: &str, path: &Path<'_>, errors: &mut Errors) -> Option<Cidr> {
     let parsed = Cidr::parse(value);
@@ -95,6 +112,21 @@ pub(crate) fn endpoint(address: IpAddr, value: &str, path: &Path<'_>, errors: &m
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_address_as_a_name_is_canonical() {
+        for good in ["10.0.0.1", "fe80::42:1dff:fe84:f9e2", "::1"] {
+            assert_eq!(canonical(good), Problems::new(), "{good}");
+        }
+        for (bad, problem) in [
+            ("FE80::1", "must be in canonical form (\"fe80::1\")"),
+            ("fe80:0::1", "must be in canonical form (\"fe80::1\")"),
+            ("::ffff:10.0.0.1", "must not be an IPv4-mapped IPv6 address"),
+            ("web", NOT_AN_IP),
+        ] {
+            assert_eq!(canonical(bad), [problem], "{bad}");
+        }
+    }
 
     #[test]
     fn a_network_contains_its_subnets() {

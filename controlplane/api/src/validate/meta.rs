@@ -26,6 +26,7 @@ fn name_rule(resource: &Resource) -> fn(&str) -> Problems {
         ("", "Event") => names::path_segment,
         ("rbac.authorization.k8s.io" | "certificates.k8s.io", _) => names::path_segment,
         ("apiregistration.k8s.io", _) => names::path_segment,
+        ("networking.k8s.io", "IPAddress") => super::ip::canonical,
         _ => names::dns_subdomain,
     }
 }

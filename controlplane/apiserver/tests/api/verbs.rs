@@ -314,6 +314,7 @@ async fn an_event_has_two_homes() {
     assert_eq!(core["reportingComponent"], "example.com/c");
     for uri in [
         format!("{new}?fieldSelector=regarding.name%3Dp"),
+        format!("{new}?fieldSelector=reportingController%3Dexample.com/c"),
         "/api/v1/events?fieldSelector=involvedObject.name%3Dp".to_owned(),
     ] {
         assert_eq!(
