@@ -3,8 +3,6 @@
 //! for a condition of watched objects.
 #![allow(clippy::unwrap_used)]
 
-#[path = "cluster/hollow.rs"]
-mod hollow;
 #[path = "cluster/wait.rs"]
 mod wait;
 
@@ -71,7 +69,7 @@ impl Cluster {
         let running = controlplane::start(config, shutdown.clone()).await.unwrap();
         let client = running.admin();
         for name in names {
-            hollow::register(&client, name).await;
+            hollow::register(&client, name).await.unwrap();
         }
         let agent = hollow::run(client.clone());
         let stop = shutdown.clone();

@@ -21,6 +21,27 @@ pub fn build(progress: &Progress) -> Result<PathBuf> {
     Ok(workspace::windlass())
 }
 
+/// Builds the binary for a control plane alone, and the hollow agent that stands in for nodes. Where
+/// BPF cannot be compiled the binary carries no datapath, which such a server never loads.
+pub fn hollow(progress: &Progress) -> Result<()> {
+    let mut cargo = Command::new("cargo");
+    // together, so that both use the same build of their dependencies
+    cargo.args([
+        "build",
+        "--release",
+        "--package",
+        "windlass",
+        "--package",
+        "hollow",
+    ]);
+    if bpf::toolchain().is_ok() {
+        cargo.env("WINDLASS_BPF_OBJECT", programs(progress)?);
+    }
+    command::shown(cargo.current_dir(workspace::root()))?;
+    progress.mark("windlass and the hollow agent built");
+    Ok(())
+}
+
 /// Builds the BPF object and returns its path.
 pub fn programs(progress: &Progress) -> Result<PathBuf> {
     let object = bpf::build().context("BPF programs")?;

@@ -4,6 +4,7 @@
 //! programs every Linux has (ip, mount's callers, tar, sha256sum, nsenter, unshare).
 
 pub mod command;
+pub mod kubeconfig;
 pub mod progress;
 pub mod workspace;
 
@@ -21,5 +22,6 @@ pub mod up;
 
 pub mod bench;
 pub mod check;
+pub mod conformance;
 pub mod qemu;
 pub mod test;

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+use xtask::conformance;
 use xtask::lab::{self, Lab, Place, Spec};
 use xtask::progress::Progress;
 
@@ -49,6 +50,8 @@ enum Task {
         /// Only tests whose name contains this
         only: Option<String>,
     },
+    /// Run upstream's conformance suite
+    Conformance(conformance::Options),
     /// Measure
     Bench {
         #[command(subcommand)]
@@ -154,6 +157,7 @@ fn run(task: Task) -> Result<()> {
             xtask::up::up(spec, !no_build, !no_demo)
         }
         Task::Test { only } => xtask::test::test(only.as_deref()),
+        Task::Conformance(options) => conformance::conformance(&options),
         Task::Bench {
             what: Bench::Idle { no_build },
         } => xtask::bench::idle(!no_build),

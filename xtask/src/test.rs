@@ -1,5 +1,6 @@
 //! `cargo xtask test`: unit tests of every crate, then what needs the real kernel: BPF programs
-//! under BPF_PROG_TEST_RUN and labs with the real binary.
+//! under BPF_PROG_TEST_RUN and labs with the real binary; then the tests of upstream's suite that
+//! passed before, where Go is there to build it.
 
 use std::path::Path;
 use std::process::Command;
@@ -8,7 +9,7 @@ use anyhow::Result;
 
 use crate::lab::Lab;
 use crate::progress::Progress;
-use crate::{build, command, images, setup, workspace};
+use crate::{build, command, conformance, images, setup, workspace};
 
 /// Labs made by tests begin with this.
 pub const LABS: &str = "t-";
@@ -36,7 +37,12 @@ pub fn test(only: Option<&str>) -> Result<()> {
     let labs = ["test", "--package", "tests", "--no-fail-fast"];
     let labs = cargo(&labs, &object, only);
     down()?;
-    units.and(labs)
+    // a filter asks for tests by name; these are upstream's
+    let suite = match only {
+        None => conformance::guarded(&progress),
+        Some(_) => Ok(()),
+    };
+    units.and(labs).and(suite)
 }
 
 fn cargo(args: &[&str], object: &Path, only: Option<&str>) -> Result<()> {

@@ -51,6 +51,11 @@ pub fn windlass() -> PathBuf {
     }
 }
 
+/// The hollow agent made by [`crate::build`].
+pub fn hollow() -> PathBuf {
+    target().join("release/hollow-agent")
+}
+
 /// The xtask binary. Labs start helper processes from it, also when the caller is a test.
 pub fn xtask() -> PathBuf {
     if let Some(path) = std::env::var_os("WINDLASS_XTASK") {

@@ -6,8 +6,8 @@ use kube::ResourceExt;
 use kube::api::{Api, DeleteParams, Patch, PatchParams};
 use serde_json::json;
 
+use crate::Cluster;
 use crate::wait::{until, until_one};
-use crate::{Cluster, hollow};
 
 fn nodes(pods: &[&Pod]) -> Vec<String> {
     let node = |p: &&Pod| {
@@ -44,7 +44,7 @@ async fn a_daemon_runs_on_every_node_also_on_later_ones_and_is_updated_everywher
         nodes(p) == ["a", "b"]
     })
     .await;
-    hollow::register(&cluster.client, "c").await;
+    hollow::register(&cluster.client, "c").await.unwrap();
     until("on all three", pods.clone(), "app=ds", |p| {
         nodes(p) == ["a", "b", "c"]
     })

@@ -6,8 +6,8 @@ use kube::ResourceExt;
 use kube::api::{DeleteParams, Patch, PatchParams};
 use serde_json::{Value, json};
 
+use crate::Cluster;
 use crate::wait::{until, until_one};
-use crate::{Cluster, hollow};
 
 const REVISION: &str = "deployment.kubernetes.io/revision";
 

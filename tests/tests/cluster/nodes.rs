@@ -5,8 +5,8 @@ use kube::ResourceExt;
 use kube::api::{Api, Patch, PatchParams};
 use serde_json::json;
 
+use crate::Cluster;
 use crate::wait::{until, until_one};
-use crate::{Cluster, hollow};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_node_gets_its_own_pod_cidr_and_a_ready_one_has_no_taints() {
@@ -55,7 +55,7 @@ async fn a_pod_without_a_place_says_why_and_gets_one_when_a_node_comes() {
     let text = "0/1 nodes are available: 1 node(s) didn't match Pod's node affinity/selector.";
     assert_eq!(condition.message.as_deref(), Some(text));
 
-    hollow::register(&cluster.client, "b").await;
+    hollow::register(&cluster.client, "b").await.unwrap();
     let placed = until_one("a place", cluster.api::<Pod>(), "p", |p| {
         scheduled(p).is_some_and(|c| c.status == "True")
     })

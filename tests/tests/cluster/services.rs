@@ -5,8 +5,8 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::DeleteParams;
 use serde_json::{Value, json};
 
+use crate::Cluster;
 use crate::wait::{until, until_one};
-use crate::{Cluster, hollow};
 
 fn pod(name: &str, image: &str) -> Value {
     json!({

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::Value;
 
 /// Each crate of the workspace with the crates of the workspace it may use.
-const ARROWS: [(&str, &[&str]); 14] = [
+const ARROWS: [(&str, &[&str]); 15] = [
     ("abi", &[]),
     ("api", &[]),
     ("store", &[]),
@@ -23,6 +23,7 @@ const ARROWS: [(&str, &[&str]); 14] = [
     ("agent", &["abi", "api", "dns", "policies"]),
     ("windlass", &["abi", "agent", "controlplane", "policies"]),
     ("tests", &[]),
+    ("hollow", &[]),
     ("xtask", &[]),
 ];
 

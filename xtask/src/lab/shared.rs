@@ -39,7 +39,8 @@ pub fn start(spec: Spec) -> Result<Lab> {
     Lab::up(&spec, &Progress::quiet())
 }
 
-fn guard(lab: &Lab) -> Result<()> {
+/// Starts the process that removes the lab when this one has ended.
+pub fn guard(lab: &Lab) -> Result<()> {
     let own = std::process::id().to_string();
     let mut guard = Command::new("setsid");
     guard

@@ -1,0 +1,298 @@
+//! `cargo xtask conformance`: upstream's test suite, built from its sources, against a cluster that
+//! is started for it and removed afterwards.
+//!
+//! ```text
+//!   list (suite) ─ Selection ─▶ tests ─ phases ─▶ ginkgo + e2e.test (run, follow) ─▶ report.json
+//!                                                                        Results (report) ◀─┘
+//!                                      summary on the screen, JUnit in a folder, docs (record) ◀─┘
+//! ```
+
+mod cluster;
+mod follow;
+mod hollow;
+mod interrupt;
+mod record;
+mod report;
+mod run;
+mod suite;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use regex_lite::Regex;
+
+use self::cluster::Cluster;
+use self::interrupt::Interrupt;
+use self::record::Facts;
+use self::report::Results;
+use self::run::{Phase, Programs};
+use self::suite::{Selection, Test};
+use crate::progress::Progress;
+use crate::{command, upstream, workspace};
+
+/// The conformance tests of the pinned version of Kubernetes.
+const CONFORMANCE: &str = "tests/conformance/v1.37.tsv";
+/// Upstream's tests of NetworkPolicy, which are no part of conformance.
+const NETPOL: &str = "tests/conformance/netpol-v1.37.tsv";
+/// Where results are published.
+const DOCUMENT: &str = "docs/conformance.md";
+/// For a section of the document: the tests that every change must pass. They grow with `--record`.
+const GUARDED: [(&str, &str); 1] = [("api-only", "tests/conformance/api-only.txt")];
+/// Longest test that is guarded: all of them together must end within minutes.
+const GUARDED_LIMIT: Duration = Duration::from_secs(30);
+/// Tests at the same time, unless told otherwise: most of them sleep most of the time.
+const PARALLEL: usize = 12;
+/// Longest run of one phase.
+const LIMIT: Duration = Duration::from_secs(3 * 60 * 60);
+
+/// Which tests, against what, and what becomes of the results.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct Options {
+    /// Only tests of this SIG (apps, network, …); may be given several times
+    #[arg(long, value_name = "NAME")]
+    pub sig: Vec<String>,
+    /// Only tests whose name matches
+    #[arg(long, value_name = "REGEX")]
+    pub focus: Option<Regex>,
+    /// No test whose name matches
+    #[arg(long, value_name = "REGEX")]
+    pub skip: Option<Regex>,
+    /// Exactly the tests that a file names, one a line
+    #[arg(long, value_name = "FILE")]
+    pub list: Option<PathBuf>,
+    /// Only tests that need no node, against a server without an agent and two hollow nodes: no
+    /// root, no containerd, no eBPF
+    #[arg(long)]
+    pub api_only: bool,
+    /// All tests against hollow nodes: pods become Ready without containers
+    #[arg(long)]
+    pub hollow: bool,
+    /// Upstream's network policy tests instead of conformance
+    #[arg(long)]
+    pub netpol: bool,
+    /// Tests at the same time; those that must run alone follow afterwards
+    #[arg(long, value_name = "N", default_value_t = PARALLEL)]
+    pub parallel: usize,
+    /// Publish the results in docs/conformance.md
+    #[arg(long)]
+    pub record: bool,
+    /// Use what was built before
+    #[arg(long)]
+    pub no_build: bool,
+}
+
+impl Options {
+    /// Whether the cluster has only hollow nodes.
+    fn without_nodes(&self) -> bool {
+        self.api_only || self.hollow
+    }
+}
+
+/// A run with everything decided.
+struct Plan {
+    tests: Vec<Test>,
+    /// Chosen too, but of no use here, with the reason.
+    cannot: Vec<(String, String)>,
+    /// Name of the section of the document, and of the run's folder.
+    section: &'static str,
+}
+
+/// Runs the suite; an error if a test failed.
+pub fn conformance(options: &Options) -> Result<()> {
+    let progress = Progress::shown();
+    let plan = Plan::new(options)?;
+    let programs = programs(&progress)?;
+    if !options.no_build {
+        cluster::build(options, &progress)?;
+    }
+    let dir = folder(plan.section)?;
+    progress.mark(format!(
+        "{} tests, logs in {}",
+        plan.tests.len(),
+        dir.display()
+    ));
+    let cluster = Cluster::start(options, &dir, &programs, &progress)?;
+    let ran = suite(&plan, options, &cluster, &programs, &dir, &progress);
+    // the cluster is removed whatever the tests came to
+    let stopped = cluster.stop(&dir);
+    let (results, facts) = ran?;
+    stopped?;
+    let summary = results.summary(&facts.cannot);
+    fs::write(dir.join("summary.txt"), &summary)?;
+    print!("{summary}");
+    println!("JUnit and logs: {}", dir.display());
+    if options.record {
+        publish(&results, &facts)?;
+    }
+    ensure!(results.good(), "not every test passed");
+    Ok(())
+}
+
+impl Plan {
+    fn new(options: &Options) -> Result<Plan> {
+        let (list, section) = match (options.netpol, options.api_only, options.hollow) {
+            (true, false, false) => (NETPOL, "netpol"),
+            (true, ..) => bail!("network policies need real nodes"),
+            (false, true, _) => (CONFORMANCE, "api-only"),
+            (false, false, true) => (CONFORMANCE, "hollow"),
+            (false, false, false) => (CONFORMANCE, "lab"),
+        };
+        let selection = Selection {
+            sigs: options.sig.clone(),
+            focus: options.focus.clone(),
+            skip: options.skip.clone(),
+            api_only: options.api_only,
+            names: options.list.as_deref().map(names).transpose()?,
+        };
+        ensure!(
+            !options.record || selection.whole(),
+            "a part of the suite cannot stand for it: --record goes without --sig, --focus, --skip \
+             and --list"
+        );
+        ensure!(
+            !options.record || section != "hollow",
+            "--record: hollow nodes prove nothing about tests that need real ones"
+        );
+        ensure!(options.parallel > 0, "--parallel: at least 1");
+        let protocols = fs::read_to_string("/proc/net/protocols").unwrap_or_default();
+        let (tests, cannot) = suite::able(selection.of(&tests(list)?)?, &protocols);
+        Ok(Plan {
+            tests,
+            cannot,
+            section,
+        })
+    }
+}
+
+fn tests(list: &str) -> Result<Vec<Test>> {
+    let path = workspace::root().join(list);
+    let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+    suite::parse(&text).with_context(|| list.to_owned())
+}
+
+fn names(path: &Path) -> Result<Vec<String>> {
+    let text = fs::read_to_string(path).with_context(|| path.display().to_string())?;
+    Ok(suite::names(&text))
+}
+
+fn programs(progress: &Progress) -> Result<Programs> {
+    Ok(Programs {
+        e2e: upstream::program(progress, &upstream::E2E)?,
+        ginkgo: upstream::program(progress, &upstream::GINKGO)?,
+        kubectl: upstream::program(progress, &upstream::KUBECTL)?,
+    })
+}
+
+/// A new folder for a run: target/conformance/SECTION-1, -2, …
+fn folder(section: &str) -> Result<PathBuf> {
+    let base = workspace::target().join("conformance");
+    fs::create_dir_all(&base)?;
+    for n in 1.. {
+        let dir = base.join(format!("{section}-{n}"));
+        match fs::create_dir(&dir) {
+            Ok(()) => return Ok(dir),
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error).with_context(|| dir.display().to_string()),
+        }
+    }
+    bail!("no free folder in {}", base.display())
+}
+
+/// All phases; ends early with an error only when asked to end.
+fn suite(
+    plan: &Plan,
+    options: &Options,
+    cluster: &Cluster,
+    programs: &Programs,
+    dir: &Path,
+    progress: &Progress,
+) -> Result<(Results, Facts)> {
+    let interrupt = Interrupt::new()?;
+    let mut reports = Vec::new();
+    let mut phases = Vec::new();
+    for phase in run::phases(&plan.tests, options.parallel) {
+        let Phase { name, tests, procs } = &phase;
+        progress.mark(format!(
+            "{name}: {} tests, {procs} at the same time",
+            tests.len()
+        ));
+        let ended = run::run(
+            &phase,
+            &|argv| cluster.command(argv),
+            (programs, cluster.target()),
+            dir,
+            LIMIT,
+        )?
+        .ended(&interrupt, progress)?;
+        reports.extend(ended.report);
+        phases.push(((*name).to_owned(), ended.took));
+        if ended.interrupted {
+            break;
+        }
+    }
+    let results = Results::new(&plan.tests, &reports)?;
+    let facts = Facts {
+        section: plan.section.to_owned(),
+        commit: commit()?,
+        parallel: options.parallel,
+        phases,
+        cannot: plan.cannot.clone(),
+    };
+    Ok((results, facts))
+}
+
+/// The commit that runs, with a sign when the tree differs from it.
+fn commit() -> Result<String> {
+    let mut git = Command::new("git");
+    git.args([
+        "describe",
+        "--always",
+        "--dirty",
+        "--abbrev=10",
+        "--exclude=*",
+    ]);
+    let text = command::output(git.current_dir(workspace::root()))?;
+    Ok(text.trim().to_owned())
+}
+
+fn publish(results: &Results, facts: &Facts) -> Result<()> {
+    let path = workspace::root().join(DOCUMENT);
+    let document = fs::read_to_string(&path).with_context(|| DOCUMENT.to_owned())?;
+    let body = record::section(results, facts);
+    fs::write(&path, record::replace(&document, &facts.section, &body)?)?;
+    println!("recorded in {DOCUMENT}");
+    for (_, list) in GUARDED
+        .iter()
+        .filter(|(section, _)| *section == facts.section)
+    {
+        let path = workspace::root().join(list);
+        let text = fs::read_to_string(&path).with_context(|| (*list).to_owned())?;
+        fs::write(
+            &path,
+            suite::grown(&text, &results.passed_within(GUARDED_LIMIT)),
+        )?;
+    }
+    Ok(())
+}
+
+/// Runs what passed before: for `cargo xtask test`. Everything is built.
+pub fn guarded(progress: &Progress) -> Result<()> {
+    if let Err(error) = upstream::available(upstream::KUBERNETES) {
+        progress.mark(format!("conformance is left out: {error:#}"));
+        return Ok(());
+    }
+    let mut result = Ok(());
+    for (section, list) in GUARDED {
+        let options = Options {
+            list: Some(workspace::root().join(list)),
+            api_only: section == "api-only",
+            parallel: PARALLEL,
+            ..Options::default()
+        };
+        result = result.and(conformance(&options).with_context(|| list.to_owned()));
+    }
+    result
+}
