@@ -125,6 +125,10 @@ pub fn conformance(options: &Options) -> Result<()> {
     print!("{summary}");
     println!("JUnit and logs: {}", dir.display());
     if options.record {
+        ensure!(
+            facts.complete,
+            "the run was ended early: nothing is recorded"
+        );
         publish(&results, &facts)?;
     }
     ensure!(results.good(), "not every test passed");
@@ -213,6 +217,7 @@ fn suite(
     let interrupt = Interrupt::new()?;
     let mut reports = Vec::new();
     let mut phases = Vec::new();
+    let mut complete = true;
     for phase in run::phases(&plan.tests, options.parallel) {
         let Phase { name, tests, procs } = &phase;
         progress.mark(format!(
@@ -230,12 +235,14 @@ fn suite(
         reports.extend(ended.report);
         phases.push(((*name).to_owned(), ended.took));
         if ended.interrupted {
+            complete = false;
             break;
         }
     }
     let results = Results::new(&plan.tests, &reports)?;
     let facts = Facts {
         section: plan.section.to_owned(),
+        complete,
         commit: commit()?,
         parallel: options.parallel,
         phases,

@@ -97,7 +97,7 @@ fn start_lab(dir: &Path, progress: &Progress) -> Result<Cluster> {
     let lab = Lab::up(&spec, progress)?;
     let target = Target {
         kubeconfig: dir.join("kubeconfig"),
-        nodes: lab::nodes().count(),
+        nodes: nodes(&lab)?.len(),
     };
     let text = fs::read_to_string(lab.kubeconfig())?;
     let address = lab::node_ip(1).to_string();
@@ -108,10 +108,20 @@ fn start_lab(dir: &Path, progress: &Progress) -> Result<Cluster> {
     Ok(Cluster::Lab { lab, target })
 }
 
+/// The lab's nodes, by their directories.
+fn nodes(lab: &Lab) -> Result<Vec<Place>> {
+    let mut nodes = Vec::new();
+    for entry in fs::read_dir(lab.dir())? {
+        let place = entry?.file_name().to_string_lossy().parse();
+        nodes.extend(place.ok().filter(|place| matches!(place, Place::Node(_))));
+    }
+    Ok(nodes)
+}
+
 fn save_logs(lab: &Lab, dir: &Path) -> Result<()> {
-    for n in lab::nodes() {
-        let from = lab.place_dir(Place::Node(n)).join("log");
-        let to = dir.join(Place::Node(n).to_string());
+    for place in nodes(lab)? {
+        let from = lab.place_dir(place).join("log");
+        let to = dir.join(place.to_string());
         fs::create_dir_all(&to)?;
         for entry in fs::read_dir(&from).with_context(|| from.display().to_string())? {
             let entry = entry?;

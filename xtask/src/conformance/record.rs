@@ -17,6 +17,8 @@ const REASON: usize = 140;
 pub struct Facts {
     /// Name of the section's markers.
     pub section: String,
+    /// Whether every phase came to its end by itself.
+    pub complete: bool,
     /// The source that ran.
     pub commit: String,
     /// Tests at the same time, where they may share the cluster.
@@ -172,6 +174,7 @@ mod tests {
     fn facts() -> Facts {
         Facts {
             section: "lab".into(),
+            complete: true,
             commit: "abc1234".into(),
             parallel: 12,
             phases: vec![
