@@ -4,7 +4,7 @@
 use std::sync::MutexGuard;
 
 use xtask::lab::cluster::ToolboxPod;
-use xtask::lab::{Lab, Place, Spec, nodes, shared::shared};
+use xtask::lab::{Lab, Place, Spec, shared::shared};
 
 fn lab() -> MutexGuard<'static, Lab> {
     shared(Spec::new("t-lab"))
@@ -31,7 +31,7 @@ fn three_nodes_are_ready() {
 #[test]
 fn no_node_holds_an_iptables_or_nftables_rule_or_a_bridge() {
     let lab = lab();
-    for n in nodes() {
+    for n in lab.nodes() {
         let place = Place::Node(n);
         assert_eq!(
             lab.run(place, &["nft", "list", "ruleset"]).unwrap().trim(),

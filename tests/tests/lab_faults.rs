@@ -8,7 +8,7 @@ use std::time::Duration;
 use aya::maps::{HashMap, Map, MapData, MapType};
 use serde_json::Value;
 use xtask::lab::cluster::ToolboxPod;
-use xtask::lab::{Lab, Spec, nodes, shared::shared};
+use xtask::lab::{Lab, Spec, shared::shared};
 use xtask::progress;
 
 const NS: &str = "faults";
@@ -228,7 +228,7 @@ fn deleting_every_conntrack_entry_resets_and_refuses_nothing() {
     start_load(&lab);
     let mut deleted = 0;
     for _ in 0..3 {
-        deleted += nodes().map(|n| forget_flows(&lab, n)).sum::<usize>();
+        deleted += lab.nodes().map(|n| forget_flows(&lab, n)).sum::<usize>();
         std::thread::sleep(Duration::from_secs(1));
     }
     assert!(deleted > 100, "only {deleted} entries were deleted");

@@ -5,7 +5,7 @@ use std::sync::MutexGuard;
 use std::time::Duration;
 
 use xtask::lab::cluster::ToolboxPod;
-use xtask::lab::{Lab, Place, Spec, nodes, shared};
+use xtask::lab::{Lab, Place, Spec, shared};
 use xtask::{command, progress};
 
 const NS: &str = "input";
@@ -38,7 +38,7 @@ fn works(lab: &Lab) {
     let conditions = lab.get(&["nodes"]).unwrap().to_string();
     assert_eq!(
         conditions.matches("KubeletReady").count(),
-        nodes().count(),
+        lab.nodes().count(),
         "{conditions}"
     );
 }

@@ -7,7 +7,7 @@ use std::sync::{MutexGuard, OnceLock};
 use std::time::Duration;
 
 use xtask::lab::cluster::ToolboxPod;
-use xtask::lab::{Lab, Place, Spec, node_ip, nodes, shared::shared};
+use xtask::lab::{Lab, Place, Spec, node_ip, shared::shared};
 use xtask::{command, progress};
 
 const NS: &str = "paths";
@@ -120,7 +120,7 @@ fn prepare(lab: &Lab) {
     ])
     .unwrap();
     let vip = lab.cluster_ip(NS, "web").unwrap();
-    for n in nodes() {
+    for n in lab.nodes() {
         host_server(lab, n);
         let url = format!("http://{vip}/");
         lab.pod_until(NS, &format!("client{n}"), &["toolbox", "get", &url])
@@ -269,7 +269,7 @@ fn pod_to_a_service_reaches_every_backend_also_itself() {
 #[test]
 fn pod_to_the_node_port_of_its_own_node_and_of_another() {
     let paths = paths();
-    for n in nodes() {
+    for n in paths.lab.nodes() {
         let url = format!("http://{}:{NODE_PORT}/", node_ip(n));
         let answer = paths.asked_by_pod("client2", &url).unwrap();
         assert!(is_web(&answer), "{url}: {answer}");
@@ -290,7 +290,7 @@ fn host_to_a_local_pod_is_allowed_also_when_the_pod_is_isolated() {
 fn host_to_a_pod_on_another_node() {
     let paths = paths();
     let url = format!("http://{}:8080/", paths.web[0]);
-    for n in nodes() {
+    for n in paths.lab.nodes() {
         assert_eq!(paths.from(Place::Node(n), &url).unwrap(), "web2", "node{n}");
     }
 }
@@ -298,7 +298,7 @@ fn host_to_a_pod_on_another_node() {
 #[test]
 fn host_to_a_service_and_its_own_node_port() {
     let paths = paths();
-    for n in nodes() {
+    for n in paths.lab.nodes() {
         let place = Place::Node(n);
         let node_port = format!("http://{}:{NODE_PORT}/", node_ip(n));
         for url in [format!("http://{}/", paths.vip), node_port] {
@@ -329,7 +329,7 @@ fn host_to_a_service_and_its_own_node_port() {
 #[test]
 fn outside_to_a_hosts_own_address_passes() {
     let paths = paths();
-    for n in nodes() {
+    for n in paths.lab.nodes() {
         let url = format!("http://{}:{HOST_PORT}/client", node_ip(n));
         assert_eq!(paths.from(Place::Outside, &url).unwrap(), "10.91.0.2");
         let udp = paths.udp_from(Place::Outside, &format!("{}:{HOST_PORT}", node_ip(n)));
@@ -340,7 +340,7 @@ fn outside_to_a_hosts_own_address_passes() {
 #[test]
 fn outside_to_a_node_port_with_policy_cluster_works_on_every_node() {
     let paths = paths();
-    for n in nodes() {
+    for n in paths.lab.nodes() {
         for _ in 0..8 {
             let url = format!("http://{}:{NODE_PORT}/", node_ip(n));
             let answer = paths.from(Place::Outside, &url).unwrap();

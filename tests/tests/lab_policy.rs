@@ -5,7 +5,7 @@ use std::sync::{MutexGuard, OnceLock};
 use std::time::Duration;
 
 use xtask::lab::cluster::ToolboxPod;
-use xtask::lab::{Lab, Place, Spec, nodes, shared::shared};
+use xtask::lab::{Lab, Place, Spec, shared::shared};
 
 const NS: &str = "deny";
 const OPEN: &str = "open";
@@ -166,7 +166,7 @@ fn a_selected_peer_is_let_in_and_only_to_the_port() {
     assert_eq!(connect("stranger", 8080), Some(2));
     // the world and other nodes are no friends either; the pod's own node is
     let argv = ["toolbox", "connect", &to, "--timeout", "700"];
-    for n in nodes() {
+    for n in lab.nodes() {
         let allowed = lab.run(Place::Node(n), &argv).is_ok();
         assert_eq!(allowed, n == 2, "node{n}");
     }

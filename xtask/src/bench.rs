@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 use crate::lab::cluster::ToolboxPod;
-use crate::lab::{Lab, Place, Process, Spec, ready};
+use crate::lab::{Lab, Place, Process, Spec, readyz};
 use crate::progress::Progress;
 use crate::{build, demo, images, setup, workspace};
 
@@ -253,7 +253,7 @@ fn server_start(lab: &Lab, n: usize) -> Result<Duration> {
     let mut child = server.spawn()?;
     let netns = Path::new(&netns);
     let limit = Duration::from_secs(20);
-    while !ready::is_ready(netns, to, &dir) && start.elapsed() < limit {
+    while !readyz::is_ready(netns, to, &dir) && start.elapsed() < limit {
         std::thread::sleep(LOOK_EVERY);
     }
     let took = start.elapsed();

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use crate::lab::{Lab, Place, node_ip, nodes};
+use crate::lab::{Lab, Place, node_ip};
 use crate::{command, progress, workspace};
 
 /// Namespace of the demo.
@@ -125,7 +125,7 @@ fn by_name(lab: &Lab) -> Result<String> {
 
 fn from_outside(lab: &Lab) -> Result<String> {
     let mut lines = Vec::new();
-    for n in nodes() {
+    for n in lab.nodes() {
         let url = format!("http://{}:{NODE_PORT}/", node_ip(n));
         let answer = lab.run(Place::Outside, &["toolbox", "get", &url])?;
         lines.push(format!("{url} → {}", answer.trim()));
@@ -153,7 +153,7 @@ fn refused(lab: &Lab) -> Result<String> {
 /// the web pod runs, so any node may be the one that sees it.
 fn flows(lab: &Lab) -> Result<String> {
     let mut readers = Vec::new();
-    for n in nodes() {
+    for n in lab.nodes() {
         let mut flows = lab.exec(Place::Node(n), &["timeout", "4", "windlass", "flows"])?;
         flows
             .stdin(Stdio::null())

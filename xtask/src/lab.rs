@@ -1,4 +1,4 @@
-//! A cluster on one machine: three nodes, a switch and an outside world as Linux namespaces.
+//! A cluster on one machine: nodes, a switch and an outside world as Linux namespaces.
 //!
 //! ```text
 //!   node1 10.90.0.11 ─┐
@@ -24,9 +24,11 @@ mod links;
 pub mod node;
 mod process;
 pub mod proxy;
-pub mod ready;
+mod ready;
+pub mod readyz;
 pub mod shared;
 mod up;
+mod windlass;
 
 use std::fmt;
 use std::net::Ipv4Addr;
@@ -42,10 +44,18 @@ pub use process::Process;
 
 /// Name of the lab that `cargo xtask up` makes.
 pub const DEFAULT: &str = "lab";
-/// Nodes of a lab.
+/// Nodes of a lab, unless its [`Spec`] says otherwise.
 pub const NODES: u8 = 3;
+/// Most nodes of a lab; their addresses and names are known from the number alone.
+pub const NODES_LIMIT: u8 = 8;
+/// Where the lab's directory keeps the number of nodes.
+const NODES_FILE: &str = "nodes";
 /// Longest name of a lab; it becomes part of namespace and cgroup names.
 const NAME_LIMIT: usize = 24;
+/// Port of the API server in node 1.
+const API_PORT: u16 = 6443;
+/// Longest wait for a small step of a start (a process to appear, a file to be written).
+const STEP: Duration = Duration::from_secs(20);
 /// Address of the outside world: a DNS server, a web server and any client started there.
 pub const OUTSIDE: Ipv4Addr = Ipv4Addr::new(10, 91, 0, 2);
 
@@ -54,6 +64,8 @@ pub const OUTSIDE: Ipv4Addr = Ipv4Addr::new(10, 91, 0, 2);
 pub struct Spec {
     /// Name: lowercase letters, digits and `-`.
     pub name: String,
+    /// Number of nodes, up to [`NODES_LIMIT`]; the first is the control plane too.
+    pub nodes: u8,
     /// The binary every node runs.
     pub windlass: PathBuf,
     /// containerd; `ctr`, the shim and runc are searched beside it first.
@@ -79,6 +91,7 @@ impl Spec {
     pub fn new(name: &str) -> Spec {
         Spec {
             name: name.to_owned(),
+            nodes: NODES,
             windlass: workspace::windlass(),
             containerd: command::find("containerd").unwrap_or_else(|| "containerd".into()),
             images: Vec::new(),
@@ -97,12 +110,13 @@ impl Spec {
 pub struct Lab {
     name: String,
     dir: PathBuf,
+    nodes: u8,
 }
 
 /// Where a command of the lab runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
-    /// Node 1, 2 or 3.
+    /// A node, counted from 1.
     Node(u8),
     /// The world outside of the cluster.
     Outside,
@@ -128,16 +142,11 @@ impl std::str::FromStr for Place {
             "outside" => Ok(Place::Outside),
             "switch" => Ok(Place::Switch),
             _ => match text.strip_prefix("node").and_then(|n| n.parse().ok()) {
-                Some(n) if (1..=NODES).contains(&n) => Ok(Place::Node(n)),
-                _ => bail!("{text:?} is not one of node1…node{NODES}, outside, switch"),
+                Some(n) if (1..=NODES_LIMIT).contains(&n) => Ok(Place::Node(n)),
+                _ => bail!("{text:?} is not one of node1…node{NODES_LIMIT}, outside, switch"),
             },
         }
     }
-}
-
-/// Every node's number.
-pub fn nodes() -> impl Iterator<Item = u8> {
-    1..=NODES
 }
 
 /// Address of a node.
@@ -157,17 +166,41 @@ impl Lab {
         if name.is_empty() || name.len() > NAME_LIMIT || !name.chars().all(plain) {
             bail!("lab name {name:?}: 1–{NAME_LIMIT} lowercase letters, digits and '-' expected");
         }
+        let dir = workspace::labs().join(name);
+        let nodes = std::fs::read_to_string(dir.join(NODES_FILE))
+            .ok()
+            .and_then(|text| text.parse().ok())
+            .unwrap_or(NODES);
         Ok(Lab {
             name: name.to_owned(),
-            dir: workspace::labs().join(name),
+            dir,
+            nodes,
         })
     }
 
     /// Starts what is not running yet and waits until every node is `Ready`.
     pub fn up(spec: &Spec, progress: &crate::progress::Progress) -> Result<Lab> {
-        let lab = Lab::named(&spec.name)?;
+        let mut lab = Lab::named(&spec.name)?;
+        lab.resize(spec.nodes)?;
         up::up(&lab, spec, progress)?;
         Ok(lab)
+    }
+
+    /// Sets the number of nodes before anything is made; `up` writes it down.
+    fn resize(&mut self, nodes: u8) -> Result<()> {
+        if !(1..=NODES_LIMIT).contains(&nodes) {
+            bail!("a lab has 1 to {NODES_LIMIT} nodes, not {nodes}");
+        }
+        if self.nodes != nodes && self.init(1).is_ok() {
+            bail!(
+                "lab {:?} runs with {} nodes: remove it first (cargo xtask down {})",
+                self.name,
+                self.nodes,
+                self.name
+            );
+        }
+        self.nodes = nodes;
+        Ok(())
     }
 
     /// Removes every trace, also of a crashed lab; returns what was there.
@@ -178,6 +211,11 @@ impl Lab {
     /// Names of all labs of which anything is left.
     pub fn all() -> Result<Vec<String>> {
         down::all()
+    }
+
+    /// Every node's number.
+    pub fn nodes(&self) -> impl Iterator<Item = u8> + use<> {
+        1..=self.nodes
     }
 
     /// The lab's name.

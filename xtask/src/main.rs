@@ -27,11 +27,14 @@ enum Task {
     Setup,
     /// Compile the BPF programs and the release binary
     Build,
-    /// Set up, build, start a lab of three nodes, run the demo
+    /// Set up, build, start a lab, run the demo
     Up {
         /// Name of the lab
         #[arg(default_value = lab::DEFAULT)]
         name: String,
+        /// Number of nodes; the demo wants three
+        #[arg(long, default_value_t = lab::NODES)]
+        nodes: u8,
         /// Stop when the nodes are Ready
         #[arg(long)]
         no_demo: bool,
@@ -118,7 +121,7 @@ enum LabTask {
     Bare,
     /// Run a command in a node's or the outside world's namespaces
     Exec {
-        /// node1, node2, node3, outside or switch
+        /// node1, node2, …, outside or switch
         place: Place,
         #[arg(last = true, required = true)]
         argv: Vec<String>,
@@ -143,12 +146,14 @@ fn run(task: Task) -> Result<()> {
         Task::Build => xtask::build::build(&Progress::shown()).map(drop),
         Task::Up {
             name,
+            nodes,
             no_demo,
             no_build,
             containerd,
             ipv6,
         } => {
             let mut spec = Spec::new(&name);
+            spec.nodes = nodes;
             spec.port = DEFAULT_PORT;
             spec.ipv6 = ipv6;
             if let Some(path) = containerd {

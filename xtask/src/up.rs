@@ -36,7 +36,7 @@ fn hints(lab: &Lab) {
          cargo xtask down {}",
         lab.kubeconfig().display(),
         Place::Outside,
-        lab::node_ip(2),
+        lab::node_ip(lab.nodes().last().unwrap_or(1)),
         demo::NODE_PORT,
         lab.name(),
     );

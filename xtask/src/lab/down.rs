@@ -57,7 +57,7 @@ fn end_processes(lab: &Lab) -> Result<usize> {
         LIMIT,
         || {
             let mut alive = false;
-            for place in links::places() {
+            for place in links::possible() {
                 for process in cgroups::members(lab, place)
                     .into_iter()
                     .filter_map(Process::of)

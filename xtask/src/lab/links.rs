@@ -5,24 +5,31 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use super::{Lab, NODES, Place, node_ip, node_ip6, nodes};
+use super::{Lab, NODES_LIMIT, Place, node_ip, node_ip6};
 use crate::command;
 
 /// Every place of a lab, the switch first.
-pub fn places() -> impl Iterator<Item = Place> {
+pub fn places(lab: &Lab) -> impl Iterator<Item = Place> + use<> {
     [Place::Switch, Place::Outside]
         .into_iter()
-        .chain(nodes().map(Place::Node))
+        .chain(lab.nodes().map(Place::Node))
+}
+
+/// Every place any lab may have: for who knows nothing but a name.
+pub fn possible() -> impl Iterator<Item = Place> {
+    [Place::Switch, Place::Outside]
+        .into_iter()
+        .chain((1..=NODES_LIMIT).map(Place::Node))
 }
 
 /// Makes namespaces and links; only called when none of them exists.
 pub fn create(lab: &Lab) -> Result<()> {
-    for place in places() {
+    for place in places(lab) {
         command::output(Command::new("ip").args(["netns", "add", &lab.netns(place)]))?;
     }
     batch(lab, Place::Switch, &switch(lab))?;
     batch(lab, Place::Outside, &outside())?;
-    for n in nodes() {
+    for n in lab.nodes() {
         batch(lab, Place::Node(n), &node(n))?;
     }
     let forward = "net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1";
@@ -52,7 +59,7 @@ fn switch(lab: &Lab) -> String {
         "route add unreachable default".to_owned(),
         "route add unreachable ::/0".to_owned(),
     ];
-    for n in 1..=NODES {
+    for n in lab.nodes() {
         let place = Place::Node(n);
         let netns = lab.netns(place);
         lines.push(format!(

@@ -1,53 +1,87 @@
-//! Asks a server of the lab whether it is ready: a real request, over TLS, verified by its CA.
+//! Waits until every node is `Ready`, and shows the ends of logs when that fails.
 
 use std::fs;
-use std::io::{Read as _, Write as _};
-use std::net::SocketAddr;
+use std::io::{BufRead as _, BufReader};
 use std::path::Path;
-use std::sync::Arc;
+use std::process::Stdio;
+use std::sync::mpsc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use anyhow::{Context, Result, bail};
 
-use super::proxy;
+use super::{Lab, Place};
 
-/// Longest wait for an answer.
-const ANSWER: Duration = Duration::from_secs(5);
+/// Longest wait for all nodes to be Ready.
+const LIMIT: Duration = Duration::from_secs(90);
 
-/// Whether `GET /readyz` is answered with 200 and the admin's kubeconfig is there. `data` is the
-/// server's directory, `to` its address inside the network namespace.
-pub fn is_ready(netns: &Path, to: SocketAddr, data: &Path) -> bool {
-    let (netns, data) = (netns.to_owned(), data.to_owned());
-    // The thread changes its network namespace, so it is not used for anything else.
-    let asked = thread::spawn(move || {
-        let answer = ask(&netns, to, &data.join("pki/ca.crt"))?;
-        anyhow::Ok(answer.starts_with("HTTP/1.1 200 ") && data.join("admin.kubeconfig").exists())
-    });
-    matches!(asked.join(), Ok(Ok(true)))
+/// Waits until every node is Ready, by one watch instead of many requests.
+pub fn wait(lab: &Lab) -> Result<()> {
+    let deadline = Instant::now() + LIMIT;
+    let mut last = Vec::new();
+    while Instant::now() < deadline {
+        if watch(lab, deadline, &mut last)? {
+            return Ok(());
+        }
+        // the watch ended (a restarting server): begin again
+        thread::sleep(Duration::from_millis(100));
+    }
+    let logs: Vec<String> = lab.nodes().map(|n| tail(&lab.log(n, "windlass"))).collect();
+    bail!(
+        "nodes are not Ready after {} s: {last:?}\n{}",
+        LIMIT.as_secs(),
+        logs.join("\n")
+    );
 }
 
-fn ask(netns: &Path, to: SocketAddr, ca: &Path) -> Result<String> {
-    let mut roots = RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_slice(&fs::read(ca)?)?)?;
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    let name = ServerName::from(to.ip());
-    let tls = ClientConnection::new(Arc::new(config), name)?;
-    let socket = proxy::connect_inside(netns, to)?;
-    socket.set_read_timeout(Some(ANSWER))?;
-    let mut stream = StreamOwned::new(tls, socket);
-    write!(
-        stream,
-        "GET /readyz HTTP/1.1\r\nHost: {to}\r\nConnection: close\r\n\r\n"
-    )?;
-    let mut first = [0; 64];
-    let length = stream.read(&mut first).context("no answer")?;
-    Ok(String::from_utf8_lossy(&first[..length]).into_owned())
+fn watch(lab: &Lab, deadline: Instant, last: &mut Vec<String>) -> Result<bool> {
+    let columns =
+        r#"custom-columns=N:.metadata.name,R:.status.conditions[?(@.type=="Ready")].status"#;
+    let mut kubectl = lab.kubectl(&["get", "nodes", "--watch", "--no-headers", "-o", columns]);
+    kubectl
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null());
+    let mut child = kubectl.spawn().context("kubectl")?;
+    let stdout = child.stdout.take().expect("stdout is piped");
+    let (send, lines) = mpsc::sync_channel(64);
+    let reader = thread::spawn(move || {
+        for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+            if send.send(line).is_err() {
+                return;
+            }
+        }
+    });
+    let mut ready = std::collections::BTreeMap::new();
+    let mut all = false;
+    while !all {
+        let rest = deadline.saturating_duration_since(Instant::now());
+        let Ok(line) = lines.recv_timeout(rest) else {
+            break;
+        };
+        let mut words = line.split_whitespace();
+        if let (Some(name), Some(status)) = (words.next(), words.next()) {
+            ready.insert(name.to_owned(), status == "True");
+        }
+        *last = ready
+            .iter()
+            .map(|(name, ready)| format!("{name}={ready}"))
+            .collect();
+        all = lab
+            .nodes()
+            .all(|n| ready.get(&Place::Node(n).to_string()) == Some(&true));
+    }
+    let _ = child.kill();
+    let _ = child.wait();
+    drop(lines);
+    let _ = reader.join();
+    Ok(all)
+}
+
+/// The end of a log, for an error message.
+pub fn tail(path: &Path) -> String {
+    let text = fs::read_to_string(path).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().collect();
+    let from = lines.len().saturating_sub(15);
+    format!("--- {} ---\n{}", path.display(), lines[from..].join("\n"))
 }
