@@ -1,7 +1,7 @@
 //! Runs other programs: the one place of xtask that waits for a child and judges its exit.
 
 use std::io::Write as _;
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 
 use anyhow::{Context, Result, bail};
 
@@ -56,6 +56,10 @@ pub fn fed(command: &mut Command, input: &str) -> Result<String> {
     // a program that ends early reports its own error below; EPIPE here says nothing
     let _ = stdin.write_all(input.as_bytes());
     drop(stdin);
+    finished(command, child)
+}
+
+fn finished(command: &Command, child: Child) -> Result<String> {
     let out = child.wait_with_output()?;
     if !out.status.success() {
         bail!(
@@ -66,6 +70,16 @@ pub fn fed(command: &mut Command, input: &str) -> Result<String> {
         );
     }
     Ok(String::from_utf8_lossy(&out.stdout).into_owned())
+}
+
+/// Runs to the end with a file or a pipe as standard input.
+pub fn from(command: &mut Command, input: Stdio) -> Result<String> {
+    let child = command
+        .stdin(input)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn();
+    finished(command, child.with_context(|| line(command))?)
 }
 
 /// Whether a program is on PATH (or the path itself is one).

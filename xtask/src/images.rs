@@ -19,6 +19,9 @@ pub const TOOLBOX: &str = "lab.windlass/toolbox:1";
 /// iperf3 for throughput.
 pub const IPERF: &str = "lab.windlass/iperf3:1";
 
+/// The registry whose names the images of upstream's tests have.
+pub const REGISTRY: &str = "registry.k8s.io";
+
 /// What [`build`] made.
 #[derive(Debug, Clone)]
 pub struct Images {

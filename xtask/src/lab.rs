@@ -52,6 +52,8 @@ pub const NODES_LIMIT: u8 = 8;
 const NODES_FILE: &str = "nodes";
 /// Longest name of a lab; it becomes part of namespace and cgroup names.
 const NAME_LIMIT: usize = 24;
+/// Port of the image registry in the outside world.
+const REGISTRY_PORT: u16 = 5000;
 /// Port of the API server in node 1.
 const API_PORT: u16 = 6443;
 /// Longest wait for a small step of a start (a process to appear, a file to be written).
@@ -68,10 +70,13 @@ pub struct Spec {
     pub nodes: u8,
     /// The binary every node runs.
     pub windlass: PathBuf,
-    /// containerd; `ctr`, the shim and runc are searched beside it first.
+    /// containerd, 1.6 or newer; `ctr`, the shim and runc are searched beside it first.
     pub containerd: PathBuf,
-    /// OCI archives imported into every node.
+    /// OCI archives, or directories with an OCI layout, imported into every node.
     pub images: Vec<PathBuf>,
+    /// OCI layout of a read-only registry in the outside world, which every node's containerd asks
+    /// for images of [`crate::images::REGISTRY`]. Needs the toolbox.
+    pub registry: Option<PathBuf>,
     /// The toolbox program, run in the outside world as its DNS and web server.
     pub toolbox: Option<PathBuf>,
     /// Port of the proxy on 127.0.0.1; 0 takes a free one.
@@ -95,6 +100,7 @@ impl Spec {
             windlass: workspace::windlass(),
             containerd: command::find("containerd").unwrap_or_else(|| "containerd".into()),
             images: Vec::new(),
+            registry: None,
             toolbox: None,
             port: 0,
             ipv6: false,

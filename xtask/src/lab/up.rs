@@ -12,8 +12,8 @@ use anyhow::{Context, Result, bail};
 
 use super::process::Process;
 use super::{
-    API_PORT, Lab, NODES_FILE, OUTSIDE, Place, STEP, Spec, cgroups, containerd, links, node,
-    node_ip, node_ip6, ready, windlass,
+    API_PORT, Lab, NODES_FILE, OUTSIDE, Place, REGISTRY_PORT, STEP, Spec, cgroups, containerd,
+    links, node, node_ip, node_ip6, ready, windlass,
 };
 use crate::progress::{self, Progress};
 use crate::workspace;
@@ -75,6 +75,7 @@ fn install(lab: &Lab, spec: &Spec, progress: &Progress) -> Result<()> {
     if let Some(toolbox) = &spec.toolbox {
         replace(toolbox, &lab.programs().join("toolbox"))?;
     }
+    containerd::install(lab, spec)?;
     if spec.without_windlass {
         return Ok(());
     }
@@ -90,6 +91,25 @@ pub fn replace(from: &Path, to: &Path) -> Result<bool> {
     fs::copy(from, &temporary).with_context(|| from.display().to_string())?;
     fs::rename(&temporary, to)?;
     Ok(true)
+}
+
+/// Puts a large program, which does not change while it lies there, among the lab's: by a hard
+/// link, or by a copy from another file system.
+pub fn link(program: &Path, lab: &Lab) -> Result<()> {
+    let to = lab
+        .programs()
+        .join(program.file_name().context("a program has a name")?);
+    let meta = |path: &Path| fs::metadata(path).map(|m| (m.len(), m.modified().ok()));
+    if meta(&to).ok() == meta(program).ok() {
+        return Ok(());
+    }
+    let temporary = to.with_extension("new");
+    let _ = fs::remove_file(&temporary);
+    if fs::hard_link(program, &temporary).is_err() {
+        fs::copy(program, &temporary).with_context(|| program.display().to_string())?;
+    }
+    fs::rename(&temporary, &to)?;
+    Ok(())
 }
 
 fn same(a: &Path, b: &Path) -> bool {
@@ -148,16 +168,27 @@ fn start_containerd(lab: &Lab, n: u8, spec: &Spec) -> Result<()> {
     containerd::import(lab, n, &spec.images)
 }
 
-/// The upstream name server and the web server of the outside world.
+/// The upstream name server, the web server and the image registry of the outside world.
 fn outside(lab: &Lab, spec: &Spec) -> Result<()> {
-    let dir = lab.place_dir(Place::Outside);
-    let record = dir.join("toolbox.pid");
-    if spec.toolbox.is_none() || Process::recorded(&record)?.is_some() {
+    if spec.toolbox.is_none() {
         return Ok(());
     }
-    let argv = ["setsid", "toolbox", "outside", &OUTSIDE.to_string()];
-    let mut command = lab.exec(Place::Outside, &argv)?;
-    background(&mut command, &dir, "toolbox")
+    let dir = lab.place_dir(Place::Outside);
+    let start = |name: &str, argv: &[&str]| -> Result<()> {
+        if Process::recorded(&dir.join(format!("{name}.pid")))?.is_some() {
+            return Ok(());
+        }
+        background(&mut lab.exec(Place::Outside, argv)?, &dir, name)
+    };
+    let own = OUTSIDE.to_string();
+    start("toolbox", &["setsid", "toolbox", "outside", &own])?;
+    if let Some(layout) = &spec.registry {
+        let at = format!("{OUTSIDE}:{REGISTRY_PORT}");
+        let layout = layout.display().to_string();
+        let argv = ["setsid", "toolbox", "registry", &at, &layout];
+        start("registry", &argv)?;
+    }
+    Ok(())
 }
 
 fn start_proxy(lab: &Lab, spec: &Spec) -> Result<u16> {

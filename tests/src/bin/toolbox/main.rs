@@ -6,6 +6,7 @@ mod bench;
 mod client;
 mod dns;
 mod load;
+mod registry;
 mod web;
 
 use std::process::ExitCode;
@@ -16,6 +17,7 @@ const USAGE: &str = "usage:
       web server that answers with its host name; /client says who asked, /healthz and /fail are
       for probes; after SIGTERM it goes on for the drain time, as a server behind a Service must
   toolbox outside ADDRESS      DNS server (outside.test), web server on 80, echo on UDP 7 and TCP 7
+  toolbox registry ADDRESS:PORT LAYOUT    image registry, read-only, over an OCI layout
   toolbox get URL [--timeout MS]
   toolbox connect HOST:PORT [--timeout MS]     exit 0 connected, 1 refused, 2 timed out, 3 other
   toolbox udp HOST:PORT [TEXT] [--timeout MS]  one datagram and its answer
@@ -88,6 +90,7 @@ fn main() -> ExitCode {
     let result = match mode {
         "serve" => web::serve(&args),
         "outside" => dns::outside(&args),
+        "registry" => registry::serve(&args),
         "get" => client::get(&args),
         "connect" => return client::connect(&args),
         "udp" => client::udp(&args),

@@ -66,11 +66,16 @@ pub fn echo(at: SocketAddr) -> Result<(), String> {
     })
 }
 
-fn each(at: SocketAddr, serve: fn(TcpStream)) -> Result<(), String> {
+/// Serves every connection on a thread of its own.
+pub fn each(
+    at: SocketAddr,
+    serve: impl Fn(TcpStream) + Clone + Send + 'static,
+) -> Result<(), String> {
     let listener = TcpListener::bind(at).map_err(|e| format!("{at}: {e}"))?;
     thread::spawn(move || {
         for stream in listener.incoming().flatten() {
             let _ = stream.set_nodelay(true);
+            let serve = serve.clone();
             thread::spawn(move || serve(stream));
         }
     });
@@ -96,9 +101,9 @@ fn plain(ip: IpAddr) -> IpAddr {
     ip.to_canonical()
 }
 
-fn answer(mut stream: TcpStream) -> std::io::Result<()> {
+/// Method and target of a request; its headers are read and forgotten.
+pub fn request(stream: &TcpStream) -> std::io::Result<(String, String)> {
     stream.set_read_timeout(Some(IDLE))?;
-    let client = plain(stream.peer_addr()?.ip());
     let mut reader = BufReader::new(stream.try_clone()?.take(REQUEST_LIMIT));
     let mut first = String::new();
     reader.read_line(&mut first)?;
@@ -106,8 +111,15 @@ fn answer(mut stream: TcpStream) -> std::io::Result<()> {
     while reader.read_line(&mut line)? > 2 {
         line.clear();
     }
-    let path = first.split_whitespace().nth(1).unwrap_or("/");
-    let (status, body) = match path {
+    let mut words = first.split_whitespace().map(str::to_owned);
+    let method = words.next().unwrap_or_default();
+    Ok((method, words.next().unwrap_or_else(|| "/".to_owned())))
+}
+
+fn answer(mut stream: TcpStream) -> std::io::Result<()> {
+    let client = plain(stream.peer_addr()?.ip());
+    let (_, path) = request(&stream)?;
+    let (status, body) = match path.as_str() {
         "/client" => ("200 OK", format!("{client}\n")),
         "/healthz" if FAILING.load(Ordering::Relaxed) => {
             ("503 Service Unavailable", "failing\n".to_owned())
