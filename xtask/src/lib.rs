@@ -12,6 +12,7 @@ pub mod setup;
 
 pub mod bpf;
 pub mod build;
+pub mod debian;
 pub mod images;
 pub mod upstream;
 

@@ -8,6 +8,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
+use crate::debian::{self, Archive};
 use crate::{command, images, workspace};
 
 /// Longest run of one kernel, seconds.
@@ -39,46 +40,20 @@ impl Kernel {
         if let Some(image) = image_in(&dir.join("boot")) {
             return Ok(image);
         }
-        fs::create_dir_all(dir.join("lists/partial"))?;
-        let keys = "/usr/share/keyrings/debian-archive-keyring.gpg";
-        let sources = format!(
-            "Types: deb\nURIs: {}\nSuites: {}\nComponents: main\nSigned-By: {keys}\n",
-            mirror()?,
-            self.suite()
-        );
-        fs::write(dir.join("k.sources"), sources)?;
-        self.apt(&dir, "apt-get", &["update"])?;
-        let meta = self.apt(&dir, "apt-cache", &["show", "linux-image-cloud-amd64"])?;
+        let archive = Archive::open(&dir, self.suite(), "deb")?;
+        archive.update()?;
+        let meta = archive.run("apt-cache", &["show", "linux-image-cloud-amd64"])?;
         let depends = meta.lines().find_map(|line| line.strip_prefix("Depends: "));
         let package = depends.and_then(|line| line.split([' ', ',']).next());
-        self.apt(
-            &dir,
-            "apt-get",
-            &["download", package.context("no kernel in the suite")?],
-        )?;
-        for file in fs::read_dir(&dir)?.flatten().map(|entry| entry.path()) {
-            if file.extension().is_some_and(|extension| extension == "deb") {
-                command::output(Command::new("dpkg-deb").arg("-x").arg(&file).arg(&dir))?;
-                fs::remove_file(&file)?;
-            }
+        let package = package.context("no kernel in the suite")?;
+        archive.run("apt-get", &["download", package])?;
+        for file in debian::packages(&dir)? {
+            command::output(Command::new("dpkg-deb").arg("-x").arg(&file).arg(&dir))?;
+            fs::remove_file(&file)?;
         }
         // modules are of no use here and large
         let _ = fs::remove_dir_all(dir.join("lib"));
         image_in(&dir.join("boot")).context("the package holds no kernel")
-    }
-
-    fn apt(self, dir: &Path, program: &str, args: &[&str]) -> Result<String> {
-        let option = |name: &str, value: &Path| format!("{name}={}", value.display());
-        let mut apt = Command::new(program);
-        apt.current_dir(dir)
-            .args(["-q", "-o", "APT::Sandbox::User=root"]);
-        apt.args(["-o", "Dir::Etc::sourceparts=/dev/null"]);
-        apt.args([
-            "-o",
-            &option("Dir::Etc::sourcelist", &dir.join("k.sources")),
-        ]);
-        apt.args(["-o", &option("Dir::State::lists", &dir.join("lists"))]);
-        command::output(apt.args(args))
     }
 }
 
@@ -130,20 +105,6 @@ echo; echo \"kernel $(/bin/busybox uname -r)\"
 /bin/busybox reboot -f
 ";
 
-/// Where this machine gets Debian's packages from.
-fn mirror() -> Result<String> {
-    let targets = command::output(Command::new("apt-get").args([
-        "indextargets",
-        "--format",
-        "$(REPO_URI)",
-        "Label: Debian",
-    ]))?;
-    let first = targets.lines().next();
-    Ok(first
-        .context("apt-get knows no source of Debian")?
-        .to_owned())
-}
-
 fn initramfs(kernel: Kernel, program: &Path) -> Result<PathBuf> {
     let dir = workspace::target().join("kernels").join(format!(
         "root.{}.{}",
@@ -152,8 +113,8 @@ fn initramfs(kernel: Kernel, program: &Path) -> Result<PathBuf> {
     ));
     fs::create_dir_all(dir.join("bin"))?;
     let busybox = command::find("busybox").context("busybox is not installed")?;
-    images::program(&dir, &busybox)?;
-    images::program(&dir, program)?;
+    images::tree::program(&dir, &busybox)?;
+    images::tree::program(&dir, program)?;
     let name = program.file_name().context("program name")?;
     fs::rename(dir.join("bin").join(name), dir.join("bin/program"))?;
     // a debug build carries a hundred megabytes of symbols

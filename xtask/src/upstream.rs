@@ -124,6 +124,120 @@ pub fn named(name: &str) -> Result<&'static Program> {
     })
 }
 
+/// A program outside of Kubernetes' own module.
+const fn other(
+    name: &'static str,
+    module: Module,
+    package: &'static str,
+    versions: &'static [&'static str],
+    seconds: u32,
+) -> Program {
+    Program {
+        name,
+        module,
+        package,
+        kind: Kind::Main,
+        versions,
+        tags: &[],
+        seconds,
+    }
+}
+
+/// Checks that a container's processes gain no privileges; the program of an image.
+pub const NNP: Program = Program {
+    versions: &[],
+    ..kubernetes("nnp", "k8s.io/kubernetes/test/images/nonewprivs", 5)
+};
+
+pub const CONTAINERD_MODULE: Module = Module {
+    folder: "containerd",
+    path: "github.com/containerd/containerd/v2",
+};
+
+const fn containerd(name: &'static str, package: &'static str, seconds: u32) -> Program {
+    const VERSION: &[&str] = &["github.com/containerd/containerd/v2/version.Version"];
+    Program {
+        // no cgo, and no such file systems in a lab
+        tags: &["no_btrfs", "no_devmapper", "no_zfs"],
+        ..other(name, CONTAINERD_MODULE, package, VERSION, seconds)
+    }
+}
+
+/// containerd with its shim and its client: one release, side by side.
+pub const CONTAINERD: [Program; 3] = [
+    containerd(
+        "containerd",
+        "github.com/containerd/containerd/v2/cmd/containerd",
+        90,
+    ),
+    containerd(
+        "containerd-shim-runc-v2",
+        "github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2",
+        10,
+    ),
+    containerd("ctr", "github.com/containerd/containerd/v2/cmd/ctr", 20),
+];
+
+pub const CNI_MODULE: Module = Module {
+    folder: "cni",
+    path: "github.com/containernetworking/plugins",
+};
+
+const fn cni(name: &'static str, package: &'static str) -> Program {
+    other(name, CNI_MODULE, package, &[], 5)
+}
+
+/// The plugins of a node whose network is a bridge.
+pub const CNI: [Program; 4] = [
+    cni(
+        "bridge",
+        "github.com/containernetworking/plugins/plugins/main/bridge",
+    ),
+    cni(
+        "host-local",
+        "github.com/containernetworking/plugins/plugins/ipam/host-local",
+    ),
+    cni(
+        "loopback",
+        "github.com/containernetworking/plugins/plugins/main/loopback",
+    ),
+    cni(
+        "portmap",
+        "github.com/containernetworking/plugins/plugins/meta/portmap",
+    ),
+];
+
+pub const ETCD_MODULE: Module = Module {
+    folder: "etcd",
+    path: "go.etcd.io/etcd/server/v3",
+};
+pub const ETCD: Program = other("etcd", ETCD_MODULE, "go.etcd.io/etcd/server/v3", &[], 20);
+
+pub const COREDNS_MODULE: Module = Module {
+    folder: "coredns",
+    path: "github.com/coredns/coredns",
+};
+pub const COREDNS: Program = other(
+    "coredns",
+    COREDNS_MODULE,
+    "github.com/coredns/coredns",
+    &[],
+    100,
+);
+
+pub const SAMPLE_APISERVER_MODULE: Module = Module {
+    folder: "sample-apiserver",
+    path: "k8s.io/sample-apiserver",
+};
+/// An API server that upstream's tests add to the one under test.
+pub const SAMPLE_APISERVER: Program = other(
+    "sample-apiserver",
+    SAMPLE_APISERVER_MODULE,
+    "k8s.io/sample-apiserver",
+    &[],
+    60,
+);
+
 /// The program's path; builds it first unless it is there as the pins say.
 pub fn program(progress: &Progress, program: &Program) -> Result<PathBuf> {
     let source = folder(program.module);
@@ -305,6 +419,15 @@ mod tests {
     #[test]
     fn every_module_of_the_table_is_pinned() {
         assert_eq!(version(KUBERNETES).unwrap(), "v1.37.0");
+        for module in [
+            CONTAINERD_MODULE,
+            CNI_MODULE,
+            ETCD_MODULE,
+            COREDNS_MODULE,
+            SAMPLE_APISERVER_MODULE,
+        ] {
+            version(module).unwrap();
+        }
     }
 
     #[test]

@@ -1,0 +1,12 @@
+//go:build tools
+
+// Package upstream names the programs of this project that `cargo xtask` builds on demand, so that
+// go.mod and go.sum pin everything they need. Nothing imports it.
+package upstream
+
+import (
+	_ "github.com/containernetworking/plugins/plugins/ipam/host-local"
+	_ "github.com/containernetworking/plugins/plugins/main/bridge"
+	_ "github.com/containernetworking/plugins/plugins/main/loopback"
+	_ "github.com/containernetworking/plugins/plugins/meta/portmap"
+)

@@ -1,0 +1,11 @@
+//go:build tools
+
+// Package upstream names the programs of this project that `cargo xtask` builds on demand, so that
+// go.mod and go.sum pin everything they need. Nothing imports it.
+package upstream
+
+import (
+	_ "github.com/containerd/containerd/v2/cmd/containerd"
+	_ "github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2"
+	_ "github.com/containerd/containerd/v2/cmd/ctr"
+)
