@@ -76,6 +76,16 @@ pub fn replaceable(first: Client) -> (Client, Replace) {
     (Client::new(through, namespace), Replace(sender))
 }
 
+/// A client of a server and a user as a kubeconfig describes them.
+pub fn of(mut config: Config) -> Result<Client, Error> {
+    config.connect_timeout = Some(CONNECT_TIMEOUT);
+    let server = config.cluster_url.to_string();
+    Client::try_from(config).map_err(|source| Error::Build {
+        server,
+        source: Box::new(source),
+    })
+}
+
 fn build(server: &str, ca_pem: &[u8], auth_info: AuthInfo) -> Result<Client, Error> {
     let url = server.parse().map_err(|source| Error::Url {
         server: server.to_owned(),
@@ -87,12 +97,8 @@ fn build(server: &str, ca_pem: &[u8], auth_info: AuthInfo) -> Result<Client, Err
         .map_err(Error::Ca)?;
     let mut config = Config::new(url);
     config.root_cert = Some(roots);
-    config.connect_timeout = Some(CONNECT_TIMEOUT);
     config.auth_info = auth_info;
-    Client::try_from(config).map_err(|source| Error::Build {
-        server: server.to_owned(),
-        source: Box::new(source),
-    })
+    of(config)
 }
 
 #[cfg(test)]

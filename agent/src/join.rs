@@ -5,13 +5,14 @@
 //! request under the node's own identity; new connections use the new ones.
 //!
 //! The protocol is kubeadm's TLS bootstrap; the CA travels in the server's certificate chain, so no
-//! object has to be readable without authentication.
+//! object has to be readable without authentication. Another Kubernetes is joined by `stock`.
 
 mod ca;
 mod csr;
 mod files;
 mod keep;
 mod life;
+pub mod stock;
 mod token;
 
 use std::net::IpAddr;
@@ -37,6 +38,8 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_
 const NODE: &str = "node";
 const NET: &str = "net";
 const SERVING: &str = "serving";
+/// The node's in a Kubernetes that is not ours.
+const STOCK_NODE: &str = "stock-node";
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -52,6 +55,15 @@ pub enum Error {
     NoToken,
     #[error(transparent)]
     File(#[from] files::Error),
+    #[error("the server refuses the bootstrap token of the kubeconfig: {0}")]
+    BootstrapRefused(String),
+    #[error("kubeconfig {path}: {source}")]
+    Kubeconfig {
+        path: PathBuf,
+        source: Box<kube::config::KubeconfigError>,
+    },
+    #[error("kubeconfig {path} names no certificate authority")]
+    NoCa { path: PathBuf },
 }
 
 /// What a member of the cluster holds.
@@ -267,7 +279,7 @@ impl Membership {
 
     async fn renew(&self, name: &str) -> Result<KeyPair, csr::Error> {
         let request = match name {
-            NODE => Request::node(&self.node_name),
+            NODE | STOCK_NODE => Request::node(&self.node_name),
             NET => Request::net(&self.node_name),
             _ => Request::serving(&self.node_name, &self.node_ips),
         };

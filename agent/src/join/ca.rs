@@ -123,7 +123,8 @@ async fn handshake(
     }
 }
 
-fn pem(der: &[u8]) -> Vec<u8> {
+/// A certificate as PEM.
+pub fn pem(der: &[u8]) -> Vec<u8> {
     use base64::Engine;
     let body = base64::engine::general_purpose::STANDARD.encode(der);
     let mut pem = String::from("-----BEGIN CERTIFICATE-----\n");

@@ -86,18 +86,23 @@ impl Request {
 
     /// The serving certificate of the kubelet API.
     pub fn serving(node: &str, ips: &[IpAddr]) -> Self {
-        let mut sans: Vec<_> = ips.iter().map(|ip| SanType::IpAddress(*ip)).collect();
-        if let Ok(name) = node.try_into() {
-            sans.push(SanType::DnsName(name));
-        }
         Request {
             subject: format!("system:node:{node}"),
             organization: "system:nodes",
             signer: "kubernetes.io/kubelet-serving",
             usages: SERVER_USAGES,
-            sans,
+            sans: names(node, ips),
         }
     }
+}
+
+/// What a node's serving certificate is good for.
+pub fn names(node: &str, ips: &[IpAddr]) -> Vec<SanType> {
+    let mut names: Vec<_> = ips.iter().map(|ip| SanType::IpAddress(*ip)).collect();
+    if let Ok(name) = node.try_into() {
+        names.push(SanType::DnsName(name));
+    }
+    names
 }
 
 /// Creates the request and waits for its certificate.
