@@ -253,7 +253,9 @@ fn server_start(lab: &Lab, n: usize) -> Result<Duration> {
     let mut child = server.spawn()?;
     let netns = Path::new(&netns);
     let limit = Duration::from_secs(20);
-    while !readyz::is_ready(netns, to, &dir) && start.elapsed() < limit {
+    let (ca, admin) = (dir.join("pki/ca.crt"), dir.join("admin.kubeconfig"));
+    let ready = || readyz::is_ready(netns, to, &ca) && admin.exists();
+    while !ready() && start.elapsed() < limit {
         std::thread::sleep(LOOK_EVERY);
     }
     let took = start.elapsed();

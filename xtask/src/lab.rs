@@ -9,7 +9,8 @@
 //! Every veth is created between two namespaces, so the machine's own namespace never holds an
 //! end and no packet of the lab can reach the machine's interfaces. The switch knows no pod
 //! range: an answer from outside comes back only to a packet that left with the node's address.
-//! The one door is a proxy on 127.0.0.1 that connects inside node 1 (`proxy`).
+//! (Upstream's tests are a client that reaches pods; for them `Spec::routes_to_pods` tells the
+//! switch each node's range, and they run in the outside world.) The one door is a proxy on 127.0.0.1 that connects inside node 1 (`proxy`).
 //!
 //! A node has mount, pid, uts, ipc, net and cgroup namespaces of its own and runs what a machine
 //! would: containerd and windlass, kept up by a small init (`node`). State of a lab is one
@@ -19,6 +20,7 @@
 mod cgroups;
 pub mod cluster;
 mod containerd;
+mod credentials;
 mod down;
 mod links;
 pub mod node;
@@ -27,7 +29,9 @@ pub mod proxy;
 mod ready;
 pub mod readyz;
 pub mod shared;
+mod suite;
 mod up;
+mod upstream;
 mod windlass;
 
 use std::fmt;
@@ -52,6 +56,11 @@ pub const NODES_LIMIT: u8 = 8;
 const NODES_FILE: &str = "nodes";
 /// Longest name of a lab; it becomes part of namespace and cgroup names.
 const NAME_LIMIT: usize = 24;
+/// Address ranges of pods and Services, and the address of DNS in the latter: the defaults of
+/// `windlass server`.
+const CLUSTER_RANGE: &str = "10.244.0.0/16";
+const SERVICE_RANGE: &str = "10.96.0.0/16";
+const DNS_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
 /// Port of the image registry in the outside world.
 const REGISTRY_PORT: u16 = 5000;
 /// Port of the API server in node 1.
@@ -61,6 +70,16 @@ const STEP: Duration = Duration::from_secs(20);
 /// Address of the outside world: a DNS server, a web server and any client started there.
 pub const OUTSIDE: Ipv4Addr = Ipv4Addr::new(10, 91, 0, 2);
 
+/// Whose programs a half of the cluster is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum Half {
+    /// Ours.
+    #[default]
+    Windlass,
+    /// Kubernetes' own, built on demand.
+    Upstream,
+}
+
 /// What a lab is made of.
 #[derive(Debug, Clone)]
 pub struct Spec {
@@ -68,7 +87,12 @@ pub struct Spec {
     pub name: String,
     /// Number of nodes, up to [`NODES_LIMIT`]; the first is the control plane too.
     pub nodes: u8,
-    /// The binary every node runs.
+    /// Who serves the API, schedules and controls.
+    pub control_plane: Half,
+    /// Who runs pods, network and DNS on the nodes. Upstream's DNS needs the images of
+    /// [`crate::images::conformance`].
+    pub node: Half,
+    /// The binary of our halves.
     pub windlass: PathBuf,
     /// containerd, 1.6 or newer; `ctr`, the shim and runc are searched beside it first.
     pub containerd: PathBuf,
@@ -83,6 +107,8 @@ pub struct Spec {
     pub port: u16,
     /// Pods and Services get IPv6 addresses too.
     pub ipv6: bool,
+    /// The switch routes each node's pod range to it: the outside world reaches pods.
+    pub routes_to_pods: bool,
     /// Size of the file system that holds the server's data directory, MiB; 0: the machine's own.
     pub store_mib: u32,
     /// More arguments of `windlass server`.
@@ -97,6 +123,8 @@ impl Spec {
         Spec {
             name: name.to_owned(),
             nodes: NODES,
+            control_plane: Half::Windlass,
+            node: Half::Windlass,
             windlass: workspace::windlass(),
             containerd: command::find("containerd").unwrap_or_else(|| "containerd".into()),
             images: Vec::new(),
@@ -104,6 +132,7 @@ impl Spec {
             toolbox: None,
             port: 0,
             ipv6: false,
+            routes_to_pods: false,
             store_mib: 0,
             server_args: Vec::new(),
             without_windlass: false,
@@ -254,6 +283,11 @@ impl Lab {
     /// The administrator's kubeconfig, usable in an ordinary shell of this machine.
     pub fn kubeconfig(&self) -> PathBuf {
         self.dir.join("kubeconfig")
+    }
+
+    /// The same for programs that run at a place of the lab, which has no proxy.
+    pub fn kubeconfig_inside(&self) -> PathBuf {
+        self.dir.join("kubeconfig.inside")
     }
 
     /// Name of the network namespace of a place.

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use xtask::conformance;
-use xtask::lab::{self, Lab, Place, Spec};
+use xtask::lab::{self, Half, Lab, Place, Spec};
 use xtask::progress::Progress;
 
 #[derive(Parser)]
@@ -27,6 +27,8 @@ enum Task {
     Setup,
     /// Compile the BPF programs and the release binary
     Build,
+    /// Make the images of upstream's conformance tests; prints the OCI layout's path
+    Images,
     /// Set up, build, start a lab, run the demo
     Up {
         /// Name of the lab
@@ -47,6 +49,15 @@ enum Task {
         /// Pods and Services get IPv6 addresses too
         #[arg(long)]
         ipv6: bool,
+        /// The lab that upstream's tests run on: two nodes, containerd 2, their images
+        #[arg(long)]
+        suite: bool,
+        /// Whose control plane (with --suite)
+        #[arg(long, default_value = "windlass", requires = "suite")]
+        control_plane: Half,
+        /// Whose nodes (with --suite)
+        #[arg(long, default_value = "windlass", requires = "suite")]
+        node: Half,
     },
     /// All tests: units, BPF programs in the kernel, labs
     Test {
@@ -144,6 +155,11 @@ fn run(task: Task) -> Result<()> {
     match task {
         Task::Setup => xtask::setup::setup(&Progress::shown()),
         Task::Build => xtask::build::build(&Progress::shown()).map(drop),
+        Task::Images => {
+            let layout = xtask::images::conformance::build(&Progress::shown())?;
+            println!("{}", layout.display());
+            Ok(())
+        }
         Task::Up {
             name,
             nodes,
@@ -151,7 +167,13 @@ fn run(task: Task) -> Result<()> {
             no_build,
             containerd,
             ipv6,
+            suite,
+            control_plane,
+            node,
         } => {
+            if suite {
+                return xtask::up::suite(&name, control_plane, node, !no_build);
+            }
             let mut spec = Spec::new(&name);
             spec.nodes = nodes;
             spec.port = DEFAULT_PORT;

@@ -156,6 +156,20 @@ const TEST_TOOLS: [Tool; 1] = [Tool {
     dnf: "qemu-system-x86-core",
 }];
 
+/// Needed by upstream's test suite alone: its busybox is compiled, upstream's control plane wants keys.
+const SUITE_TOOLS: [Tool; 2] = [
+    Tool {
+        program: "make",
+        apt: "make",
+        dnf: "make",
+    },
+    Tool {
+        program: "openssl",
+        apt: "openssl",
+        dnf: "openssl",
+    },
+];
+
 /// Makes the machine ready to build and to run a lab.
 pub fn setup(progress: &Progress) -> Result<()> {
     machine()?;
@@ -171,6 +185,11 @@ pub fn setup(progress: &Progress) -> Result<()> {
 pub fn for_tests(progress: &Progress) -> Result<()> {
     setup(progress)?;
     install_missing(&TEST_TOOLS, Manager::find(), progress)
+}
+
+/// Installs what [`crate::lab::Spec::for_suite`] needs beyond [`setup`].
+pub fn for_suite(progress: &Progress) -> Result<()> {
+    install_missing(&SUITE_TOOLS, Manager::find(), progress)
 }
 
 fn install_missing(tools: &[Tool], manager: Option<Manager>, progress: &Progress) -> Result<()> {

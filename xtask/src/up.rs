@@ -2,19 +2,37 @@
 
 use anyhow::Result;
 
-use crate::lab::{self, Lab, Place, Spec};
+use crate::lab::{self, Half, Lab, Place, Spec};
 use crate::progress::Progress;
 use crate::{build, demo, images, setup};
+
+/// Starts the lab that upstream's tests run on.
+pub fn suite(name: &str, control_plane: Half, node: Half, with_build: bool) -> Result<()> {
+    let progress = Progress::shown();
+    prepare(with_build, &progress)?;
+    let spec = Spec::for_suite(name, control_plane, node, &progress)?;
+    let lab = Lab::up(&spec, &progress)?;
+    println!(
+        "\nexport KUBECONFIG={}\nkubectl get nodes,pods -A -o wide\ncargo xtask down {name}",
+        lab.kubeconfig().display()
+    );
+    Ok(())
+}
+
+fn prepare(with_build: bool, progress: &Progress) -> Result<()> {
+    if with_build {
+        setup::setup(progress)?;
+        build::build(progress)?;
+    } else {
+        setup::machine()?;
+    }
+    Ok(())
+}
 
 /// Starts the lab; idempotent.
 pub fn up(mut spec: Spec, with_build: bool, with_demo: bool) -> Result<()> {
     let progress = Progress::shown();
-    if with_build {
-        setup::setup(&progress)?;
-        build::build(&progress)?;
-    } else {
-        setup::machine()?;
-    }
+    prepare(with_build, &progress)?;
     let images = images::build()?;
     progress.mark("images built");
     spec.images = images.archives;

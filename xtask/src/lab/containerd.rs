@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use super::{Lab, OUTSIDE, Place, REGISTRY_PORT, Spec, node, up};
+use super::{Half, Lab, OUTSIDE, Place, REGISTRY_PORT, Spec, node, up, upstream};
 use crate::{command, images, progress};
 
 /// Where the socket is, in every node.
@@ -57,7 +57,7 @@ pub fn install(lab: &Lab, spec: &Spec) -> Result<()> {
     beside
         .iter()
         .filter(|program| program.is_file())
-        .try_for_each(|program| up::link(program, lab))
+        .try_for_each(|program| up::link(program, &lab.programs()))
 }
 
 fn of_the_system(program: &Path) -> bool {
@@ -73,14 +73,15 @@ pub fn write(lab: &Lab, n: u8, spec: &Spec) -> Result<()> {
     let release = Release::of(&spec.containerd)?;
     let registries = registries(&dir, spec)?;
     let file = dir.join("containerd.toml");
-    fs::write(
-        &file,
-        config(
-            release,
-            snapshotter(lab.dir())?,
-            &registries.display().to_string(),
-        ),
-    )?;
+    let settings = Settings {
+        snapshotter: snapshotter(lab.dir())?,
+        registries: registries.display().to_string(),
+        cni_template: match spec.node {
+            Half::Windlass => String::new(),
+            Half::Upstream => upstream::cni_template(lab)?.display().to_string(),
+        },
+    };
+    fs::write(&file, config(release, &settings))?;
     let program = match of_the_system(&spec.containerd) {
         true => spec.containerd.clone(),
         false => lab.programs().join(FAMILY[0]),
@@ -118,10 +119,24 @@ fn snapshotter(dir: &Path) -> Result<&'static str> {
     })
 }
 
+/// What differs between labs.
+struct Settings {
+    snapshotter: &'static str,
+    /// Directory of registries' hosts.
+    registries: String,
+    /// Template of the CNI configuration; empty: somebody else writes it.
+    cni_template: String,
+}
+
 /// `restrict_oom_score_adj`: the pause container asks for -998, which a machine without
 /// CAP_SYS_RESOURCE refuses.
-fn config(release: Release, snapshotter: &str, registries: &str) -> String {
+fn config(release: Release, settings: &Settings) -> String {
     let sandbox = images::PAUSE;
+    let Settings {
+        snapshotter,
+        registries,
+        cni_template,
+    } = settings;
     match release {
         Release::One => format!(
             r#"version = 2
@@ -131,6 +146,8 @@ disabled_plugins = ["io.containerd.snapshotter.v1.aufs", "io.containerd.snapshot
   restrict_oom_score_adj = true
   [plugins."io.containerd.grpc.v1.cri".registry]
     config_path = "{registries}"
+  [plugins."io.containerd.grpc.v1.cri".cni]
+    conf_template = "{cni_template}"
   [plugins."io.containerd.grpc.v1.cri".containerd]
     snapshotter = "{snapshotter}"
     [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
@@ -150,6 +167,8 @@ disabled_plugins = ["io.containerd.internal.v1.opt", "io.containerd.tracing.proc
     config_path = '{registries}'
 [plugins.'io.containerd.cri.v1.runtime']
   restrict_oom_score_adj = true
+  [plugins.'io.containerd.cri.v1.runtime'.cni]
+    conf_template = '{cni_template}'
   [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc]
     runtime_type = 'io.containerd.runc.v2'
     [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc.options]
@@ -236,10 +255,20 @@ mod tests {
     }
 
     #[test]
-    fn both_releases_are_told_the_sandbox_the_snapshotter_and_the_registries() {
+    fn both_releases_are_told_what_differs_between_labs() {
+        let settings = Settings {
+            snapshotter: "native",
+            registries: "/lab/registries".into(),
+            cni_template: "/lab/cni.template".into(),
+        };
         for release in [Release::One, Release::Two] {
-            let text = config(release, "native", "/lab/registries");
-            for part in [images::PAUSE, "native", "/lab/registries"] {
+            let text = config(release, &settings);
+            for part in [
+                images::PAUSE,
+                "native",
+                "/lab/registries",
+                "/lab/cni.template",
+            ] {
                 assert!(text.contains(part), "{part} in {text}");
             }
         }

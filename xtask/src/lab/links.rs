@@ -94,6 +94,18 @@ fn node(n: u8) -> String {
     .join("\n")
 }
 
+/// Tells a place which nodes the given ranges are on.
+pub fn routes(lab: &Lab, place: Place, ranges: &[(u8, String)]) -> Result<()> {
+    let lines: Vec<String> = ranges
+        .iter()
+        .map(|(n, range)| match range.contains(':') {
+            true => format!("route replace {range} via {}", node_ip6(*n)),
+            false => format!("route replace {range} via {}", node_ip(*n)),
+        })
+        .collect();
+    batch(lab, place, &lines.join("\n"))
+}
+
 fn batch(lab: &Lab, place: Place, lines: &str) -> Result<()> {
     let mut ip = Command::new("ip");
     ip.args(["-n", &lab.netns(place), "-batch", "-"]);

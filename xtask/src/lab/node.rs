@@ -32,6 +32,7 @@ use serde_json::{Value, json};
 
 use super::cgroups::{self, Hierarchy};
 use super::process::Process;
+use super::upstream;
 
 /// Pause before a unit that ended is started again; systemd's default `RestartSec`.
 const RESTART: Duration = Duration::from_millis(100);
@@ -65,6 +66,8 @@ pub struct Config {
     pub ips: Vec<String>,
     /// Name server for /etc/resolv.conf.
     pub dns: String,
+    /// A kubelet will run here.
+    pub kubelet: bool,
     /// Size of the file system at [`STORE`], MiB; 0: the machine's own.
     pub store_mib: u32,
 }
@@ -82,10 +85,12 @@ impl Config {
             name,
             ips,
             dns,
+            kubelet,
             store_mib,
         } = self;
         let value = json!({
-            "labDir": lab_dir, "name": name, "ips": ips, "dns": dns, "storeMib": store_mib,
+            "labDir": lab_dir, "name": name, "ips": ips, "dns": dns, "kubelet": kubelet,
+            "storeMib": store_mib,
         });
         fs::create_dir_all(dir.join("units"))?;
         fs::create_dir_all(dir.join("log"))?;
@@ -113,6 +118,7 @@ impl Config {
                 .filter_map(|ip| ip.as_str().map(str::to_owned))
                 .collect(),
             dns: text("dns")?,
+            kubelet: value["kubelet"].as_bool().unwrap_or(false),
             store_mib: value["storeMib"].as_u64().unwrap_or(0) as u32,
         })
     }
@@ -240,6 +246,9 @@ fn root(config: &Config, hierarchies: &[Hierarchy]) -> Result<()> {
             &size,
         )?;
     }
+    if config.kubelet {
+        machine_settings(&new)?;
+    }
     files(&new, config)?;
 
     let old = new.join(".old");
@@ -250,6 +259,24 @@ fn root(config: &Config, hierarchies: &[Hierarchy]) -> Result<()> {
     fs::remove_dir("/.old")?;
     // containers with bidirectional mount propagation expect a shared root
     mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_SHARED, NONE)?;
+    Ok(())
+}
+
+/// Keeps a kubelet from writing settings of the whole machine: it finds what it wants.
+fn machine_settings(new: &Path) -> Result<()> {
+    for (name, value) in upstream::MACHINE_SETTINGS {
+        let (file, at) = (
+            new.join("run/sysctl").join(name),
+            new.join("proc/sys").join(name),
+        );
+        if !at.exists() {
+            continue;
+        }
+        fs::create_dir_all(file.parent().context("a setting has a directory")?)?;
+        fs::write(&file, value)?;
+        mount(Some(&file), &at, NONE, MsFlags::MS_BIND, NONE)
+            .with_context(|| format!("bind over {}", at.display()))?;
+    }
     Ok(())
 }
 
@@ -297,7 +324,11 @@ fn system(config: &Config) -> Result<()> {
     nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE, hard, hard)?;
     fs::write("/proc/sys/net/ipv4/ip_forward", "1").context("ip_forward")?;
     fs::write("/proc/sys/net/ipv6/conf/all/forwarding", "1").context("ipv6 forwarding")?;
-    let _ = config;
+    // per network namespace; without it, answers of Services between pods of one bridge are lost
+    let bridge = Path::new("/proc/sys/net/bridge/bridge-nf-call-iptables");
+    if config.kubelet && bridge.exists() {
+        fs::write(bridge, "1").context("bridge-nf-call-iptables")?;
+    }
     Ok(())
 }
 

@@ -26,7 +26,12 @@ pub fn wait(lab: &Lab) -> Result<()> {
         // the watch ended (a restarting server): begin again
         thread::sleep(Duration::from_millis(100));
     }
-    let logs: Vec<String> = lab.nodes().map(|n| tail(&lab.log(n, "windlass"))).collect();
+    let logs: Vec<String> = lab
+        .nodes()
+        .flat_map(|n| ["windlass", "kubelet"].map(|unit| lab.log(n, unit)))
+        .filter(|log| log.exists())
+        .map(|log| tail(&log))
+        .collect();
     bail!(
         "nodes are not Ready after {} s: {last:?}\n{}",
         LIMIT.as_secs(),

@@ -18,14 +18,14 @@ use super::proxy;
 /// Longest wait for an answer.
 const ANSWER: Duration = Duration::from_secs(5);
 
-/// Whether `GET /readyz` is answered with 200 and the admin's kubeconfig is there. `data` is the
-/// server's directory, `to` its address inside the network namespace.
-pub fn is_ready(netns: &Path, to: SocketAddr, data: &Path) -> bool {
-    let (netns, data) = (netns.to_owned(), data.to_owned());
+/// Whether `GET /readyz` is answered with 200. `ca` is the file of the server's CA, `to` its address
+/// inside the network namespace.
+pub fn is_ready(netns: &Path, to: SocketAddr, ca: &Path) -> bool {
+    let (netns, ca) = (netns.to_owned(), ca.to_owned());
     // The thread changes its network namespace, so it is not used for anything else.
     let asked = thread::spawn(move || {
-        let answer = ask(&netns, to, &data.join("pki/ca.crt"))?;
-        anyhow::Ok(answer.starts_with("HTTP/1.1 200 ") && data.join("admin.kubeconfig").exists())
+        let answer = ask(&netns, to, &ca)?;
+        anyhow::Ok(answer.starts_with("HTTP/1.1 200 "))
     });
     matches!(asked.join(), Ok(Ok(true)))
 }

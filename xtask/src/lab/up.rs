@@ -1,5 +1,5 @@
 //! Brings a lab up, from whatever state it is in: each step looks whether it is already done.
-//! Order: namespaces → node inits and containerd → images and server at the same time → agents →
+//! Order: namespaces → node inits and containerd → images and control plane at the same time → nodes →
 //! all nodes `Ready`.
 
 use std::collections::BTreeSet;
@@ -12,8 +12,8 @@ use anyhow::{Context, Result, bail};
 
 use super::process::Process;
 use super::{
-    API_PORT, Lab, NODES_FILE, OUTSIDE, Place, REGISTRY_PORT, STEP, Spec, cgroups, containerd,
-    links, node, node_ip, node_ip6, ready, windlass,
+    API_PORT, Half, Lab, NODES_FILE, OUTSIDE, Place, REGISTRY_PORT, STEP, Spec, cgroups,
+    containerd, links, node, node_ip, node_ip6, ready, upstream, windlass,
 };
 use crate::progress::{self, Progress};
 use crate::workspace;
@@ -33,19 +33,71 @@ pub fn up(lab: &Lab, spec: &Spec, progress: &Progress) -> Result<()> {
             .nodes()
             .map(|n| scope.spawn(move || start_containerd(lab, n, spec)))
             .collect();
-        let server = (!spec.without_windlass).then(|| windlass::server(lab, spec, port, progress));
+        let cluster = (!spec.without_windlass).then(|| cluster(lab, spec, port, progress));
         for import in imports {
             import.join().expect("an import returns its error")?;
         }
         progress.mark("containerd runs, images imported");
-        server.unwrap_or(Ok(()))
+        cluster.unwrap_or(Ok(()))
     })?;
     if spec.without_windlass {
         return Ok(());
     }
     ready::wait(lab)?;
     progress.mark(format!("{} nodes Ready", lab.nodes));
+    routes(lab, spec)?;
+    if spec.node == Half::Upstream {
+        upstream::dns(lab)?;
+        progress.mark("CoreDNS answers");
+    }
     Ok(())
+}
+
+/// Starts the control plane, then the nodes, whosever they are.
+fn cluster(lab: &Lab, spec: &Spec, port: u16, progress: &Progress) -> Result<()> {
+    match spec.control_plane {
+        Half::Windlass => windlass::control_plane(lab, spec, port, progress)?,
+        Half::Upstream => upstream::control_plane(lab, port, progress)?,
+    }
+    match spec.node {
+        Half::Windlass => windlass::agents(lab, spec)?,
+        Half::Upstream => {
+            for n in lab.nodes() {
+                upstream::node(lab, n, spec)?;
+            }
+        }
+    }
+    progress.mark("nodes' agents started");
+    Ok(())
+}
+
+/// Routes to pods: those the [`Spec`] asks for, and those that upstream's nodes leave to whoever
+/// runs the network.
+fn routes(lab: &Lab, spec: &Spec) -> Result<()> {
+    let theirs = spec.node == Half::Upstream;
+    if !spec.routes_to_pods && !theirs {
+        return Ok(());
+    }
+    let ranges = pod_ranges(lab)?;
+    links::routes(lab, Place::Switch, &ranges)?;
+    for own in lab.nodes().filter(|_| theirs) {
+        let others: Vec<_> = ranges.iter().filter(|(n, _)| *n != own).cloned().collect();
+        links::routes(lab, Place::Node(own), &others)?;
+    }
+    Ok(())
+}
+
+/// Every node's pod ranges, as its Node object has them.
+fn pod_ranges(lab: &Lab) -> Result<Vec<(u8, String)>> {
+    let mut ranges = Vec::new();
+    for n in lab.nodes() {
+        let node = lab.get(&["node", &Place::Node(n).to_string()])?;
+        let own = node["spec"]["podCIDRs"].as_array();
+        let own = own.with_context(|| format!("node{n} has no pod range"))?;
+        let own = own.iter().filter_map(|range| range.as_str());
+        ranges.extend(own.map(|range| (n, range.to_owned())));
+    }
+    Ok(ranges)
 }
 
 fn namespaces(lab: &Lab, progress: &Progress) -> Result<()> {
@@ -79,7 +131,11 @@ fn install(lab: &Lab, spec: &Spec, progress: &Progress) -> Result<()> {
     if spec.without_windlass {
         return Ok(());
     }
-    windlass::install(lab, spec, progress)
+    upstream::install(lab, spec, progress)?;
+    if spec.control_plane == Half::Windlass || spec.node == Half::Windlass {
+        windlass::install(lab, spec, progress)?;
+    }
+    Ok(())
 }
 
 /// Copies a program by rename, unless it is there already.
@@ -93,12 +149,10 @@ pub fn replace(from: &Path, to: &Path) -> Result<bool> {
     Ok(true)
 }
 
-/// Puts a large program, which does not change while it lies there, among the lab's: by a hard
+/// Puts a large program, which does not change while it lies there, in a directory: by a hard
 /// link, or by a copy from another file system.
-pub fn link(program: &Path, lab: &Lab) -> Result<()> {
-    let to = lab
-        .programs()
-        .join(program.file_name().context("a program has a name")?);
+pub fn link(program: &Path, dir: &Path) -> Result<()> {
+    let to = dir.join(program.file_name().context("a program has a name")?);
     let meta = |path: &Path| fs::metadata(path).map(|m| (m.len(), m.modified().ok()));
     if meta(&to).ok() == meta(program).ok() {
         return Ok(());
@@ -131,6 +185,7 @@ fn start_node(lab: &Lab, n: u8, spec: &Spec) -> Result<()> {
         name: place.to_string(),
         ips: vec![node_ip(n).to_string(), node_ip6(n).to_string()],
         dns: OUTSIDE.to_string(),
+        kubelet: spec.node == Half::Upstream,
         store_mib: if n == 1 { spec.store_mib } else { 0 },
     }
     .write()?;

@@ -7,8 +7,11 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 
-use super::{API_PORT, Lab, Place, STEP, Spec, node, node_ip, node_ip6, ready, readyz, up};
+use super::{
+    API_PORT, Half, Lab, Place, STEP, Spec, credentials, node, node_ip, node_ip6, ready, readyz, up,
+};
 use crate::progress::{self, Progress};
+use crate::workspace;
 
 /// Puts the binary where every node sees it. A changed one replaces the old by rename, and the
 /// units are killed: the upgrade of a machine.
@@ -33,8 +36,8 @@ fn binary(lab: &Lab) -> PathBuf {
     lab.programs().join("windlass")
 }
 
-/// Starts the server and, when it answers, the agents of the other nodes.
-pub fn server(lab: &Lab, spec: &Spec, port: u16, progress: &Progress) -> Result<()> {
+/// Starts the server, with node 1's agent in it if the nodes are ours; returns when it is ready.
+pub fn control_plane(lab: &Lab, spec: &Spec, port: u16, progress: &Progress) -> Result<()> {
     if lab.unit(1, "windlass").is_err() {
         unit(lab, 1, server_argv(lab, spec))?;
         progress.mark("server started");
@@ -43,23 +46,56 @@ pub fn server(lab: &Lab, spec: &Spec, port: u16, progress: &Progress) -> Result<
     let netns = PathBuf::from(format!("/run/netns/{}", lab.netns(Place::Node(1))));
     let to = SocketAddr::from(([127, 0, 0, 1], API_PORT));
     let (token, admin) = (data.join("join-token"), data.join("admin.kubeconfig"));
+    let ca = data.join("pki/ca.crt");
     progress::wait("the API server is ready", STEP, || {
-        Ok(readyz::is_ready(&netns, to, &data))
+        Ok(readyz::is_ready(&netns, to, &ca) && admin.exists())
     })
     .with_context(|| ready::tail(&lab.log(1, "windlass")))?;
     progress.mark("API server is ready");
-    fs::write(
-        lab.kubeconfig(),
-        redirect(&fs::read_to_string(admin)?, port),
-    )?;
+    credentials::write_admin(lab, &fs::read_to_string(admin)?, port)?;
+    fs::copy(ca, credentials::ca(lab)?)?;
+    // ID.SECRET:CAHASH; others than us know the first two
     let token = fs::read_to_string(token)?;
-    for n in lab.nodes().skip(1) {
+    let bearer = token.split(':').next().unwrap_or_default();
+    credentials::write_bootstrap(lab, bearer)
+}
+
+/// Starts the agents that are not part of a server.
+pub fn agents(lab: &Lab, spec: &Spec) -> Result<()> {
+    let join = match spec.control_plane {
+        Half::Windlass => {
+            let token = fs::read_to_string(inside(lab, 1, node::STORE)?.join("join-token"))?;
+            let token = token.trim().to_owned();
+            [
+                "--server".to_owned(),
+                credentials::url(),
+                "--token".to_owned(),
+                token,
+            ]
+            .to_vec()
+        }
+        Half::Upstream => stock(lab)?,
+    };
+    let in_server = usize::from(spec.control_plane == Half::Windlass);
+    for n in lab.nodes().skip(in_server) {
         if lab.unit(n, "windlass").is_err() {
-            unit(lab, n, agent_argv(lab, n, token.trim()))?;
+            unit(lab, n, agent_argv(lab, n, &join))?;
         }
     }
-    progress.mark("agents started");
     Ok(())
+}
+
+/// How an agent joins a Kubernetes that is not ours, as docs/stock-kubernetes.md says.
+fn stock(lab: &Lab) -> Result<Vec<String>> {
+    let file = workspace::root().join("docs/stock-kubernetes.yaml");
+    let manifest = fs::read_to_string(&file).with_context(|| file.display().to_string())?;
+    lab.apply(&manifest)?;
+    let net = credentials::of_service_account(lab, "windlass-net")?;
+    let bootstrap = credentials::bootstrap(lab)?.display().to_string();
+    let net = net.display().to_string();
+    Ok(["--kubeconfig", &bootstrap, "--net-kubeconfig", &net]
+        .map(str::to_owned)
+        .to_vec())
 }
 
 fn unit(lab: &Lab, n: u8, argv: Vec<String>) -> Result<()> {
@@ -76,15 +112,17 @@ fn server_argv(lab: &Lab, spec: &Spec) -> Vec<String> {
         argv.extend(["--cluster-cidr", "10.244.0.0/16,fd10:244::/48"].map(str::to_owned));
         argv.extend(["--service-cidr", "10.96.0.0/16,fd10:96::/112"].map(str::to_owned));
     }
+    if spec.node == Half::Upstream {
+        argv.push("--disable-agent".to_owned());
+    }
     argv.extend(spec.server_args.iter().cloned());
     argv.extend(node_flags(1, spec.ipv6));
     argv
 }
 
-fn agent_argv(lab: &Lab, n: u8, token: &str) -> Vec<String> {
-    let server = format!("https://{}:{API_PORT}", node_ip(1));
-    let mut argv = vec![binary(lab).display().to_string()];
-    argv.extend(["agent", "--server", &server, "--token", token].map(str::to_owned));
+fn agent_argv(lab: &Lab, n: u8, join: &[String]) -> Vec<String> {
+    let mut argv = vec![binary(lab).display().to_string(), "agent".to_owned()];
+    argv.extend_from_slice(join);
     argv.extend(node_flags(n, true));
     argv
 }
@@ -111,33 +149,4 @@ fn inside(lab: &Lab, n: u8, path: &str) -> Result<PathBuf> {
         "/proc/{}/root{path}",
         lab.init(n)?.pid()
     )))
-}
-
-/// The same kubeconfig, pointing at the proxy.
-fn redirect(kubeconfig: &str, port: u16) -> String {
-    let Some(start) = kubeconfig.find("https://") else {
-        return kubeconfig.to_owned();
-    };
-    let rest = &kubeconfig[start..];
-    let end = rest
-        .find(|c: char| c.is_whitespace() || c == '"' || c == '\'')
-        .unwrap_or(rest.len());
-    format!(
-        "{}https://127.0.0.1:{port}{}",
-        &kubeconfig[..start],
-        &rest[end..]
-    )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_kubeconfig_points_at_the_proxy_in_yaml_and_json() {
-        let yaml = redirect("  server: https://10.90.0.11:6443\n  x: y\n", 7);
-        assert_eq!(yaml, "  server: https://127.0.0.1:7\n  x: y\n");
-        let json = redirect(r#"{"server":"https://[fd90::11]:6443"}"#, 7);
-        assert_eq!(json, r#"{"server":"https://127.0.0.1:7"}"#);
-    }
 }

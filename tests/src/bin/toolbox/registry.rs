@@ -144,7 +144,10 @@ mod tests {
                 reference: "3.1"
             }
         );
-        assert_eq!(Asked::parse("/v2/a/blobs/sha256:0"), Asked::Blob("sha256:0"));
+        assert_eq!(
+            Asked::parse("/v2/a/blobs/sha256:0"),
+            Asked::Blob("sha256:0")
+        );
         assert_eq!(Asked::parse("/"), Asked::Unknown);
     }
 

@@ -1,0 +1,41 @@
+//! The lab that upstream's tests run on: what they expect of a cluster beyond a lab's defaults.
+
+use anyhow::Result;
+
+use super::{Half, Spec};
+use crate::progress::Progress;
+use crate::{images, setup, upstream};
+
+/// The tests expect two nodes that take any pod.
+const NODES: u8 = 2;
+
+impl Spec {
+    /// A lab for upstream's tests; builds what it needs. containerd is upstream's newest: 1.6 has no
+    /// image volumes. Tests run in the outside world ([`super::Place::Outside`]) with
+    /// [`super::Lab::kubeconfig_inside`].
+    pub fn for_suite(
+        name: &str,
+        control_plane: Half,
+        node: Half,
+        progress: &Progress,
+    ) -> Result<Spec> {
+        setup::for_suite(progress)?;
+        let own = images::build()?;
+        let layout = images::conformance::build(progress)?;
+        for beside in &upstream::CONTAINERD[1..] {
+            upstream::program(progress, beside)?;
+        }
+        let containerd = upstream::program(progress, &upstream::CONTAINERD[0])?;
+        let mut spec = Spec::new(name);
+        spec.nodes = NODES;
+        spec.control_plane = control_plane;
+        spec.node = node;
+        spec.containerd = containerd;
+        spec.images = own.archives;
+        spec.images.push(layout.clone());
+        spec.registry = Some(layout);
+        spec.toolbox = Some(own.toolbox);
+        spec.routes_to_pods = true;
+        Ok(spec)
+    }
+}
