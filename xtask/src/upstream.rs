@@ -103,7 +103,7 @@ pub const KUBE_PROXY: Program = kubernetes("kube-proxy", "k8s.io/kubernetes/cmd/
 pub const KUBELET: Program = kubernetes("kubelet", "k8s.io/kubernetes/cmd/kubelet", 90);
 
 /// Every program, for who knows only the name.
-pub const PROGRAMS: [&Program; 9] = [
+pub const PROGRAMS: [&Program; 20] = [
     &E2E,
     &GINKGO,
     &KUBECTL,
@@ -113,6 +113,17 @@ pub const PROGRAMS: [&Program; 9] = [
     &KUBE_SCHEDULER,
     &KUBE_PROXY,
     &KUBELET,
+    &NNP,
+    &CONTAINERD[0],
+    &CONTAINERD[1],
+    &CONTAINERD[2],
+    &CNI[0],
+    &CNI[1],
+    &CNI[2],
+    &CNI[3],
+    &ETCD,
+    &COREDNS,
+    &SAMPLE_APISERVER,
 ];
 
 /// A program by its name.

@@ -117,6 +117,13 @@ fn kubelet(lab: &Lab, spec: &Spec) -> Result<Value> {
         "staticPodPath": "/etc/kubernetes/manifests",
         "rotateCertificates": true,
         "serverTLSBootstrap": serving_by_request,
+        // shares of the machine's disk say nothing about a node that is one of its guests
+        "evictionHard": {
+            "memory.available": "100Mi",
+            "nodefs.available": "1Gi",
+            "imagefs.available": "1Gi",
+        },
+        "imageGCHighThresholdPercent": 100,
         "authentication": {
             "anonymous": { "enabled": false },
             "webhook": { "enabled": true },
