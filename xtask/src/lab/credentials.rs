@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 use super::{API_PORT, Lab, node_ip};
+use crate::kubeconfig;
 
 /// The directory of keys and kubeconfigs that every node sees.
 pub fn dir(lab: &Lab) -> Result<PathBuf> {
@@ -33,21 +34,22 @@ pub fn bootstrap(lab: &Lab) -> Result<PathBuf> {
 
 /// Writes the administrator's kubeconfig for this machine and for places of the lab.
 pub fn write_admin(lab: &Lab, admin: &str, port: u16) -> Result<()> {
-    let outside = redirect(admin, &format!("https://127.0.0.1:{port}"));
-    fs::write(lab.kubeconfig(), outside)?;
-    fs::write(lab.kubeconfig_inside(), redirect(admin, &url()))?;
+    let here = kubeconfig::with_address(admin, "127.0.0.1", port);
+    fs::write(lab.kubeconfig(), here)?;
+    let inside = kubeconfig::with_address(admin, &node_ip(1).to_string(), API_PORT);
+    fs::write(lab.kubeconfig_inside(), inside)?;
     Ok(())
 }
 
 /// Writes what machines join with.
 pub fn write_bootstrap(lab: &Lab, token: &str) -> Result<()> {
-    let text = kubeconfig(lab, json!({ "token": token }))?;
+    let text = member(lab, json!({ "token": token }))?;
     fs::write(bootstrap(lab)?, text)?;
     Ok(())
 }
 
 /// A kubeconfig for members of the cluster.
-pub fn kubeconfig(lab: &Lab, user: Value) -> Result<String> {
+pub fn member(lab: &Lab, user: Value) -> Result<String> {
     let cluster = json!({ "server": url(), "certificate-authority": ca(lab)? });
     let context = json!({ "cluster": "lab", "user": "lab" });
     let config = json!({
@@ -67,33 +69,7 @@ pub fn of_service_account(lab: &Lab, account: &str) -> Result<PathBuf> {
     if !file.exists() {
         let create = ["-n", "kube-system", "create", "token", account];
         let token = lab.kubectl_output(&[&create[..], &["--duration=24h"]].concat())?;
-        fs::write(&file, kubeconfig(lab, json!({ "token": token.trim() }))?)?;
+        fs::write(&file, member(lab, json!({ "token": token.trim() }))?)?;
     }
     Ok(file)
-}
-
-/// The same kubeconfig for another URL of the server.
-fn redirect(kubeconfig: &str, server: &str) -> String {
-    let Some(start) = kubeconfig.find("https://") else {
-        return kubeconfig.to_owned();
-    };
-    let rest = &kubeconfig[start..];
-    let end = rest
-        .find(|c: char| c.is_whitespace() || c == '"' || c == '\'')
-        .unwrap_or(rest.len());
-    format!("{}{server}{}", &kubeconfig[..start], &rest[end..])
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_kubeconfig_points_elsewhere_in_yaml_and_json() {
-        let there = "https://127.0.0.1:7";
-        let yaml = redirect("  server: https://10.90.0.11:6443\n  x: y\n", there);
-        assert_eq!(yaml, "  server: https://127.0.0.1:7\n  x: y\n");
-        let json = redirect(r#"{"server":"https://[fd90::11]:6443"}"#, there);
-        assert_eq!(json, r#"{"server":"https://127.0.0.1:7"}"#);
-    }
 }

@@ -84,7 +84,7 @@ fn certificates(lab: &Lab, pki: &Pki) -> Result<()> {
         ("scheduler", "/CN=system:kube-scheduler".to_owned()),
     ] {
         pki.identity(name, "ca", &subject, "")?;
-        let kubeconfig = credentials::kubeconfig(lab, pki.user(name))?;
+        let kubeconfig = credentials::member(lab, pki.user(name))?;
         fs::write(pki.path(&format!("{name}.kubeconfig")), kubeconfig)?;
     }
     Ok(())
