@@ -55,6 +55,10 @@ pub fn start(lab: &Lab, port: u16, progress: &Progress) -> Result<()> {
         Ok(readyz::is_ready(&netns, to, &ca))
     })
     .with_context(|| ready::tail(&lab.log(1, "kube-apiserver")))?;
+    // made by the server itself, a moment after it is ready
+    progress::wait("namespace kube-system is there", STEP, || {
+        Ok(lab.get(&["namespace", "kube-system"]).is_ok())
+    })?;
     progress.mark("API server is ready");
     lab.apply(&joining()).context("objects for joining nodes")?;
     credentials::write_bootstrap(lab, &format!("{}.{}", TOKEN.0, TOKEN.1))
