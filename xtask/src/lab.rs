@@ -80,6 +80,17 @@ pub enum Half {
     Upstream,
 }
 
+/// Whose the two halves of a cluster are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::Args)]
+pub struct Halves {
+    /// Whose control plane
+    #[arg(long, default_value = "windlass")]
+    pub control_plane: Half,
+    /// Whose nodes
+    #[arg(long, default_value = "windlass")]
+    pub node: Half,
+}
+
 /// What a lab is made of.
 #[derive(Debug, Clone)]
 pub struct Spec {

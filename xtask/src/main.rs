@@ -5,10 +5,10 @@ use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use clap::{Parser, Subcommand};
 use xtask::conformance;
-use xtask::lab::{self, Half, Lab, Place, Spec};
+use xtask::lab::{self, Halves, Lab, Place, Spec};
 use xtask::progress::Progress;
 
 #[derive(Parser)]
@@ -52,12 +52,8 @@ enum Task {
         /// The lab that upstream's tests run on: two nodes, containerd 2, their images
         #[arg(long)]
         suite: bool,
-        /// Whose control plane (with --suite)
-        #[arg(long, default_value = "windlass", requires = "suite")]
-        control_plane: Half,
-        /// Whose nodes (with --suite)
-        #[arg(long, default_value = "windlass", requires = "suite")]
-        node: Half,
+        #[command(flatten)]
+        halves: Halves,
     },
     /// All tests: units, BPF programs in the kernel, labs
     Test {
@@ -168,12 +164,15 @@ fn run(task: Task) -> Result<()> {
             containerd,
             ipv6,
             suite,
-            control_plane,
-            node,
+            halves,
         } => {
             if suite {
-                return xtask::up::suite(&name, control_plane, node, !no_build);
+                return xtask::up::suite(&name, halves, !no_build);
             }
+            ensure!(
+                halves == Halves::default(),
+                "--control-plane and --node: upstream's halves go with --suite"
+            );
             let mut spec = Spec::new(&name);
             spec.nodes = nodes;
             spec.port = DEFAULT_PORT;

@@ -2,15 +2,15 @@
 
 use anyhow::Result;
 
-use crate::lab::{self, Half, Lab, Place, Spec};
+use crate::lab::{self, Halves, Lab, Place, Spec};
 use crate::progress::Progress;
 use crate::{build, demo, images, setup};
 
 /// Starts the lab that upstream's tests run on.
-pub fn suite(name: &str, control_plane: Half, node: Half, with_build: bool) -> Result<()> {
+pub fn suite(name: &str, halves: Halves, with_build: bool) -> Result<()> {
     let progress = Progress::shown();
     prepare(with_build, &progress)?;
-    let spec = Spec::for_suite(name, control_plane, node, &progress)?;
+    let spec = Spec::for_suite(name, halves, &progress)?;
     let lab = Lab::up(&spec, &progress)?;
     println!(
         "\nexport KUBECONFIG={}\nkubectl get nodes,pods -A -o wide\ncargo xtask down {name}",
@@ -19,7 +19,8 @@ pub fn suite(name: &str, control_plane: Half, node: Half, with_build: bool) -> R
     Ok(())
 }
 
-fn prepare(with_build: bool, progress: &Progress) -> Result<()> {
+/// Makes the machine ready for a lab, and builds what runs in it unless that was done before.
+pub fn prepare(with_build: bool, progress: &Progress) -> Result<()> {
     if with_build {
         setup::setup(progress)?;
         build::build(progress)?;

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use super::{Half, Spec};
+use super::{Halves, Spec};
 use crate::progress::Progress;
 use crate::{images, setup, upstream};
 
@@ -13,12 +13,7 @@ impl Spec {
     /// A lab for upstream's tests; builds what it needs. containerd is upstream's newest: 1.6 has no
     /// image volumes. Tests run in the outside world ([`super::Place::Outside`]) with
     /// [`super::Lab::kubeconfig_inside`].
-    pub fn for_suite(
-        name: &str,
-        control_plane: Half,
-        node: Half,
-        progress: &Progress,
-    ) -> Result<Spec> {
+    pub fn for_suite(name: &str, halves: Halves, progress: &Progress) -> Result<Spec> {
         setup::for_suite(progress)?;
         let own = images::build()?;
         let layout = images::conformance::build(progress)?;
@@ -28,8 +23,8 @@ impl Spec {
         let containerd = upstream::program(progress, &upstream::CONTAINERD[0])?;
         let mut spec = Spec::new(name);
         spec.nodes = NODES;
-        spec.control_plane = control_plane;
-        spec.node = node;
+        spec.control_plane = halves.control_plane;
+        spec.node = halves.node;
         spec.containerd = containerd;
         spec.images = own.archives;
         spec.images.push(layout.clone());
