@@ -30,6 +30,7 @@ use self::record::Facts;
 use self::report::Results;
 use self::run::{Phase, Programs};
 use self::suite::{Selection, Test};
+use crate::lab::{Half, Halves};
 use crate::progress::Progress;
 use crate::{command, upstream, workspace};
 
@@ -39,14 +40,40 @@ const CONFORMANCE: &str = "tests/conformance/v1.37.tsv";
 const NETPOL: &str = "tests/conformance/netpol-v1.37.tsv";
 /// Where results are published.
 const DOCUMENT: &str = "docs/conformance.md";
-/// For a section of the document: the tests that every change must pass. They grow with `--record`.
-const GUARDED: [(&str, &str); 1] = [("api-only", "tests/conformance/api-only.txt")];
-/// Longest test that is guarded: all of them together must end within minutes.
-const GUARDED_LIMIT: Duration = Duration::from_secs(30);
+/// The tests that every change must pass; the lists grow with `--record`.
+const GUARDED: [Guarded; 2] = [
+    Guarded {
+        section: "api-only",
+        list: "tests/conformance/api-only.txt",
+        longest: Duration::from_secs(30),
+        parallel: PARALLEL,
+        takes: |test| test.api_only,
+    },
+    // those without nodes are in the other list, and minutes do not suffice for one after the other
+    Guarded {
+        section: "lab",
+        list: "tests/conformance/lab.txt",
+        longest: Duration::from_secs(10),
+        parallel: 10,
+        takes: |test| !test.api_only && !test.serial,
+    },
+];
 /// Tests at the same time, unless told otherwise: most of them sleep most of the time.
 const PARALLEL: usize = 12;
 /// Longest run of one phase.
 const LIMIT: Duration = Duration::from_secs(3 * 60 * 60);
+
+/// Tests that passed before and must go on passing.
+struct Guarded {
+    /// The section of the document whose runs add to the list.
+    section: &'static str,
+    list: &'static str,
+    /// Longest test of the list: all of them together must end within minutes.
+    longest: Duration,
+    /// Tests at the same time.
+    parallel: usize,
+    takes: fn(&Test) -> bool,
+}
 
 /// Which tests, against what, and what becomes of the results.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -73,6 +100,8 @@ pub struct Options {
     /// Upstream's network policy tests instead of conformance
     #[arg(long)]
     pub netpol: bool,
+    #[command(flatten)]
+    pub halves: Halves,
     /// Tests at the same time; those that must run alone follow afterwards
     #[arg(long, value_name = "N", default_value_t = PARALLEL)]
     pub parallel: usize,
@@ -105,9 +134,7 @@ pub fn conformance(options: &Options) -> Result<()> {
     let progress = Progress::shown();
     let plan = Plan::new(options)?;
     let programs = programs(&progress)?;
-    if !options.no_build {
-        cluster::build(options, &progress)?;
-    }
+    cluster::prepare(options, &progress)?;
     let dir = folder(plan.section)?;
     progress.mark(format!(
         "{} tests, logs in {}",
@@ -137,13 +164,7 @@ pub fn conformance(options: &Options) -> Result<()> {
 
 impl Plan {
     fn new(options: &Options) -> Result<Plan> {
-        let (list, section) = match (options.netpol, options.api_only, options.hollow) {
-            (true, false, false) => (NETPOL, "netpol"),
-            (true, ..) => bail!("network policies need real nodes"),
-            (false, true, _) => (CONFORMANCE, "api-only"),
-            (false, false, true) => (CONFORMANCE, "hollow"),
-            (false, false, false) => (CONFORMANCE, "lab"),
-        };
+        let (list, section) = kind(options)?;
         let selection = Selection {
             sigs: options.sig.clone(),
             focus: options.focus.clone(),
@@ -156,10 +177,11 @@ impl Plan {
             "a part of the suite cannot stand for it: --record goes without --sig, --focus, --skip \
              and --list"
         );
-        ensure!(
-            !options.record || section != "hollow",
-            "--record: hollow nodes prove nothing about tests that need real ones"
-        );
+        if options.record {
+            // not found out after an hour
+            record::body(&document()?, section)
+                .context("--record: runs of this kind are not published")?;
+        }
         ensure!(options.parallel > 0, "--parallel: at least 1");
         let protocols = fs::read_to_string("/proc/net/protocols").unwrap_or_default();
         let (tests, cannot) = suite::able(selection.of(&tests(list)?)?, &protocols);
@@ -169,6 +191,38 @@ impl Plan {
             section,
         })
     }
+}
+
+/// The list of tests, and the name of the run's section and folder. There is no section of hollow
+/// nodes, which prove nothing about tests that need real ones, nor of upstream's whole cluster, which
+/// the list itself tells of.
+fn kind(options: &Options) -> Result<(&'static str, &'static str)> {
+    let Halves {
+        control_plane,
+        node,
+    } = options.halves;
+    if options.without_nodes() {
+        ensure!(!options.netpol, "network policies need real nodes");
+        ensure!(
+            options.halves == Halves::default(),
+            "hollow nodes stand below our control plane only"
+        );
+        let section = if options.api_only {
+            "api-only"
+        } else {
+            "hollow"
+        };
+        return Ok((CONFORMANCE, section));
+    }
+    Ok(match (options.netpol, control_plane, node) {
+        (false, Half::Windlass, Half::Windlass) => (CONFORMANCE, "lab"),
+        (false, Half::Windlass, Half::Upstream) => (CONFORMANCE, "lab-upstream-node"),
+        (false, Half::Upstream, Half::Windlass) => (CONFORMANCE, "lab-upstream-control-plane"),
+        (false, Half::Upstream, Half::Upstream) => (CONFORMANCE, "lab-upstream"),
+        (true, Half::Windlass, Half::Windlass) => (NETPOL, "netpol"),
+        (true, Half::Upstream, Half::Windlass) => (NETPOL, "netpol-upstream-control-plane"),
+        (true, _, Half::Upstream) => bail!("upstream's nodes enforce no network policies"),
+    })
 }
 
 fn tests(list: &str) -> Result<Vec<Test>> {
@@ -265,38 +319,51 @@ fn commit() -> Result<String> {
     Ok(text.trim().to_owned())
 }
 
+fn document() -> Result<String> {
+    fs::read_to_string(workspace::root().join(DOCUMENT)).with_context(|| DOCUMENT.to_owned())
+}
+
 fn publish(results: &Results, facts: &Facts) -> Result<()> {
-    let path = workspace::root().join(DOCUMENT);
-    let document = fs::read_to_string(&path).with_context(|| DOCUMENT.to_owned())?;
     let body = record::section(results, facts);
-    fs::write(&path, record::replace(&document, &facts.section, &body)?)?;
+    let document = record::replace(&document()?, &facts.section, &body)?;
+    let document = record::side_by_side(&document, &tests(CONFORMANCE)?)?;
+    fs::write(workspace::root().join(DOCUMENT), document)?;
     println!("recorded in {DOCUMENT}");
-    for (_, list) in GUARDED
-        .iter()
-        .filter(|(section, _)| *section == facts.section)
-    {
-        let path = workspace::root().join(list);
-        let text = fs::read_to_string(&path).with_context(|| (*list).to_owned())?;
-        fs::write(
-            &path,
-            suite::grown(&text, &results.passed_within(GUARDED_LIMIT)),
-        )?;
+    for guarded in GUARDED.iter().filter(|of| of.section == facts.section) {
+        let path = workspace::root().join(guarded.list);
+        let text = fs::read_to_string(&path).with_context(|| guarded.list.to_owned())?;
+        let passed = results.passed_within(guarded.longest, guarded.takes);
+        fs::write(&path, suite::grown(&text, &passed))?;
     }
     Ok(())
 }
 
-/// Runs what passed before: for `cargo xtask test`. Everything is built.
+/// Runs what passed before: for `cargo xtask test`. What a lab needs is built.
 pub fn guarded(progress: &Progress) -> Result<()> {
     if let Err(error) = upstream::available(upstream::KUBERNETES) {
         progress.mark(format!("conformance is left out: {error:#}"));
         return Ok(());
     }
     let mut result = Ok(());
-    for (section, list) in GUARDED {
+    for Guarded {
+        section,
+        list,
+        parallel,
+        ..
+    } in GUARDED
+    {
+        let path = workspace::root().join(list);
+        if names(&path)?.is_empty() {
+            progress.mark(format!("{list} names no test yet"));
+            continue;
+        }
+        let api_only = section == "api-only";
         let options = Options {
-            list: Some(workspace::root().join(list)),
-            api_only: section == "api-only",
-            parallel: PARALLEL,
+            list: Some(path),
+            api_only,
+            parallel,
+            // the hollow agent is not
+            no_build: !api_only,
             ..Options::default()
         };
         result = result.and(conformance(&options).with_context(|| list.to_owned()));

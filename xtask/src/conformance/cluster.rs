@@ -10,14 +10,12 @@ use anyhow::{Context, Result};
 use super::Options;
 use super::hollow::Hollow;
 use super::run::{Programs, Target};
-use crate::lab::{self, Lab, Place, Spec};
+use crate::lab::{self, Halves, Lab, Place, Spec};
 use crate::progress::Progress;
-use crate::{build, images, kubeconfig, setup};
+use crate::{build, up};
 
 /// Name of the lab.
 const LAB: &str = "conformance";
-/// Port of the API server in node 1.
-const API_PORT: u16 = 6443;
 
 /// A running cluster.
 pub enum Cluster {
@@ -25,14 +23,12 @@ pub enum Cluster {
     Lab { lab: Lab, target: Target },
 }
 
-/// Builds what a cluster consists of.
-pub fn build(options: &Options, progress: &Progress) -> Result<()> {
-    match options.without_nodes() {
-        true => build::hollow(progress),
-        false => {
-            setup::setup(progress)?;
-            build::build(progress).map(drop)
-        }
+/// Makes the machine ready and builds what a cluster consists of, unless that was done before.
+pub fn prepare(options: &Options, progress: &Progress) -> Result<()> {
+    match (options.without_nodes(), options.no_build) {
+        (true, false) => build::hollow(progress),
+        (true, true) => Ok(()),
+        (false, no_build) => up::prepare(!no_build, progress),
     }
 }
 
@@ -46,7 +42,7 @@ impl Cluster {
     ) -> Result<Cluster> {
         match options.without_nodes() {
             true => Hollow::start(dir, &programs.kubectl, progress).map(Cluster::Hollow),
-            false => start_lab(dir, progress),
+            false => start_lab(options.halves, dir, progress),
         }
     }
 
@@ -84,42 +80,31 @@ impl Cluster {
     }
 }
 
-fn start_lab(dir: &Path, progress: &Progress) -> Result<Cluster> {
+fn start_lab(halves: Halves, dir: &Path, progress: &Progress) -> Result<Cluster> {
     let lab = Lab::named(LAB)?;
     lab.down()?;
+    let spec = Spec::for_suite(LAB, halves, progress)?;
     lab::shared::guard(&lab)?;
-    let images = images::build()?;
-    let spec = Spec {
-        images: images.archives,
-        toolbox: Some(images.toolbox),
-        ..Spec::new(LAB)
-    };
-    let lab = Lab::up(&spec, progress)?;
+    let started = Lab::up(&spec, progress);
+    let lab = Lab::named(LAB)?;
+    if let Err(error) = started {
+        // why it did not start stands in its logs, if there are any yet
+        let logs = save_logs(&lab, dir);
+        lab.down()?;
+        return Err(error.context(match logs {
+            Ok(()) => format!("the lab did not start; its logs: {}", dir.display()),
+            Err(_) => "the lab did not start".to_owned(),
+        }));
+    }
     let target = Target {
-        kubeconfig: dir.join("kubeconfig"),
-        nodes: nodes(&lab)?.len(),
+        kubeconfig: lab.kubeconfig_inside(),
+        nodes: lab.nodes().count(),
     };
-    let text = fs::read_to_string(lab.kubeconfig())?;
-    let address = lab::node_ip(1).to_string();
-    fs::write(
-        &target.kubeconfig,
-        kubeconfig::with_address(&text, &address, API_PORT),
-    )?;
     Ok(Cluster::Lab { lab, target })
 }
 
-/// The lab's nodes, by their directories.
-fn nodes(lab: &Lab) -> Result<Vec<Place>> {
-    let mut nodes = Vec::new();
-    for entry in fs::read_dir(lab.dir())? {
-        let place = entry?.file_name().to_string_lossy().parse();
-        nodes.extend(place.ok().filter(|place| matches!(place, Place::Node(_))));
-    }
-    Ok(nodes)
-}
-
 fn save_logs(lab: &Lab, dir: &Path) -> Result<()> {
-    for place in nodes(lab)? {
+    for place in lab.nodes().map(Place::Node) {
         let from = lab.place_dir(place).join("log");
         let to = dir.join(place.to_string());
         fs::create_dir_all(&to)?;

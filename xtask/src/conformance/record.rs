@@ -2,6 +2,7 @@
 //! results; what stands outside of the markers is written by hand. Pure and deterministic: the
 //! same results give the same text.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -29,20 +30,84 @@ pub struct Facts {
     pub cannot: Vec<(String, String)>,
 }
 
+/// The table of runs over the whole suite, side by side: a section made of other sections.
+const TOGETHER: &str = "together";
+/// Its columns, and the sections they are taken from.
+const COLUMNS: [(&str, &str); 3] = [
+    ("Windlass", "lab"),
+    ("Windlass over upstream's nodes", "lab-upstream-node"),
+    (
+        "upstream's control plane over our nodes",
+        "lab-upstream-control-plane",
+    ),
+];
+
 /// The document with one section replaced.
 pub fn replace(document: &str, section: &str, body: &str) -> Result<String> {
+    let [before, _, after] = parts(document, section)?;
+    Ok([before, body, after].concat())
+}
+
+/// What stands in a section.
+pub fn body<'a>(document: &'a str, section: &str) -> Result<&'a str> {
+    Ok(parts(document, section)?[1])
+}
+
+/// The document up to a section's body, the body, and the rest; the markers belong to the outer parts.
+fn parts<'a>(document: &'a str, section: &str) -> Result<[&'a str; 3]> {
     let (begin, end) = (
         format!("<!-- begin {section} -->\n"),
         format!("<!-- end {section} -->"),
     );
-    let (before, rest) = document
-        .split_once(&begin)
-        .with_context(|| format!("no {:?} in the document", begin.trim_end()))?;
-    let (_, after) = rest
-        .split_once(&end)
-        .with_context(|| format!("no {end:?} in the document"))?;
-    ensure!(!after.contains(&begin), "two sections {section:?}");
-    Ok(format!("{before}{begin}{body}{end}{after}"))
+    let from = document
+        .find(&begin)
+        .with_context(|| format!("no {:?} in the document", begin.trim_end()))?
+        + begin.len();
+    let to = document[from..]
+        .find(&end)
+        .with_context(|| format!("no {end:?} in the document"))?
+        + from;
+    ensure!(!document[to..].contains(&begin), "two sections {section:?}");
+    Ok([&document[..from], &document[from..to], &document[to..]])
+}
+
+/// The document with its table of runs made anew from what their sections say; `list` has upstream's.
+pub fn side_by_side(document: &str, list: &[suite::Test]) -> Result<String> {
+    let runs: Vec<BTreeMap<&str, usize>> = COLUMNS
+        .iter()
+        .map(|(_, section)| body(document, section).map(passed))
+        .collect::<Result<_>>()?;
+    let heads: Vec<&str> = COLUMNS.iter().map(|(head, _)| *head).collect();
+    let mut text = format!(
+        "| SIG | tests | {} | upstream's cluster |\n|---|---|{}---|\n",
+        heads.join(" | "),
+        "---|".repeat(heads.len())
+    );
+    let sigs = suite::sigs(list);
+    for name in sigs.iter().map(String::as_str).chain(["all"]) {
+        let own = || list.iter().filter(|test| name == "all" || test.sig == name);
+        let upstream = own().filter(|test| test.upstream.is_some()).count();
+        text.push_str(&format!("| {name} | {} |", own().count()));
+        for run in &runs {
+            let passed = run.get(name).map(usize::to_string);
+            text.push_str(&format!(" {} |", passed.as_deref().unwrap_or("–")));
+        }
+        text.push_str(&format!(" {upstream} |\n"));
+    }
+    replace(document, TOGETHER, &text)
+}
+
+/// Passed tests per SIG, from a section's table; nothing if no run is recorded there.
+fn passed(body: &str) -> BTreeMap<&str, usize> {
+    let row = |line| {
+        let cells: Vec<&str> = str::split(line, '|').map(str::trim).collect();
+        let ["", name, passed, of, ..] = cells[..] else {
+            return None;
+        };
+        of.parse::<usize>().ok()?;
+        Some((name, passed.parse().ok()?))
+    };
+    body.lines().filter_map(row).collect()
 }
 
 /// The body of a section.
@@ -221,6 +286,38 @@ Cannot run here (1):
 | \\[sig-network\\] Netpol SCTP | no SCTP in the kernel |
 ";
         assert_eq!(section(&results(), &facts()), expected);
+    }
+
+    #[test]
+    fn runs_stand_side_by_side_and_a_missing_one_is_a_dash() {
+        let sections = COLUMNS.map(|(_, name)| name);
+        let document: String = sections
+            .iter()
+            .chain(&[TOGETHER])
+            .map(|name| format!("<!-- begin {name} -->\nnothing\n<!-- end {name} -->\n"))
+            .collect();
+        let list = suite::parse(include_str!("testdata/list.tsv")).unwrap();
+        let document = replace(&document, sections[1], &section(&results(), &facts())).unwrap();
+        let document = side_by_side(&document, &list).unwrap();
+        let expected = "\
+| SIG | tests | Windlass | Windlass over upstream's nodes | upstream's control plane over our nodes | upstream's cluster |
+|---|---|---|---|---|---|
+| apps | 2 | – | 1 | – | 2 |
+| network | 2 | – | 0 | – | 2 |
+| node | 1 | – | 0 | – | 0 |
+| all | 5 | – | 1 | – | 4 |
+";
+        assert_eq!(body(&document, TOGETHER).unwrap(), expected);
+    }
+
+    #[test]
+    fn the_document_has_a_section_for_every_run_and_its_table_agrees_with_them() {
+        let document = include_str!("../../../docs/conformance.md");
+        let list = suite::parse(include_str!("../../../tests/conformance/v1.37.tsv")).unwrap();
+        assert_eq!(side_by_side(document, &list).unwrap(), document);
+        for name in ["api-only", "netpol", "netpol-upstream-control-plane"] {
+            body(document, name).unwrap();
+        }
     }
 
     #[test]

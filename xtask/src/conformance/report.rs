@@ -85,11 +85,12 @@ impl Results {
         (passed, failed, skipped)
     }
 
-    /// Names of the tests that passed and took no longer than `limit`.
-    pub fn passed_within(&self, limit: Duration) -> Vec<&str> {
+    /// Names of those tests that passed and took no longer than `limit`.
+    pub fn passed_within(&self, limit: Duration, those: fn(&Test) -> bool) -> Vec<&str> {
         let tests = self.tests.iter();
         tests
             .filter(|ended| ended.outcome == Outcome::Passed && ended.took <= limit)
+            .filter(|ended| those(&ended.test))
             .map(|ended| ended.test.name.as_str())
             .collect()
     }
@@ -204,9 +205,11 @@ mod tests {
         assert_eq!(results.counts(), (1, 3, 1));
         assert_eq!(results.tests[0].took, Duration::from_millis(1500));
         assert!(!results.good());
-        let quick = results.passed_within(Duration::from_secs(2));
+        let quick = results.passed_within(Duration::from_secs(2), |test| !test.serial);
         assert_eq!(quick, ["[sig-apps] Job should pass [Conformance]"]);
-        assert!(results.passed_within(Duration::from_secs(1)).is_empty());
+        let none = |limit, those: fn(&Test) -> bool| results.passed_within(limit, those).is_empty();
+        assert!(none(Duration::from_secs(1), |_| true));
+        assert!(none(Duration::from_secs(2), |test| test.serial));
     }
 
     #[test]

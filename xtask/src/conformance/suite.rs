@@ -282,6 +282,12 @@ mod tests {
         let guarded = names(include_str!("../../../tests/conformance/api-only.txt"));
         let known = |name: &String| all.iter().any(|test| test.api_only && test.name == *name);
         assert!(guarded.iter().all(known));
+        let guarded = names(include_str!("../../../tests/conformance/lab.txt"));
+        let known = |name: &String| {
+            let test = all.iter().find(|test| test.name == *name);
+            test.is_some_and(|test| !test.api_only && !test.serial)
+        };
+        assert!(guarded.iter().all(known));
     }
 
     #[test]
