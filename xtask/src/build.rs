@@ -11,7 +11,7 @@ use crate::{bpf, command, workspace};
 /// Builds `target/release/windlass` and returns its path.
 pub fn build(progress: &Progress) -> Result<PathBuf> {
     let object = programs(progress)?;
-    let mut cargo = Command::new("cargo");
+    let mut cargo = command::cargo();
     cargo.args(["build", "--release", "--package", "windlass"]);
     cargo
         .env("WINDLASS_BPF_OBJECT", &object)
@@ -24,7 +24,7 @@ pub fn build(progress: &Progress) -> Result<PathBuf> {
 /// Builds the binary for a control plane alone, and the hollow agent that stands in for nodes. Where
 /// BPF cannot be compiled the binary carries no datapath, which such a server never loads.
 pub fn hollow(progress: &Progress) -> Result<()> {
-    let mut cargo = Command::new("cargo");
+    let mut cargo = command::cargo();
     // together, so that both use the same build of their dependencies
     cargo.args([
         "build",

@@ -62,7 +62,7 @@ pub fn check(quick: bool) -> Result<()> {
 }
 
 fn cargo(args: &[&str], env: &[(&str, &str)]) -> Result<()> {
-    let mut cargo = Command::new("cargo");
+    let mut cargo = command::cargo();
     cargo
         .args(args)
         .envs(env.iter().copied())
@@ -71,7 +71,7 @@ fn cargo(args: &[&str], env: &[(&str, &str)]) -> Result<()> {
 }
 
 fn metadata() -> Result<Value> {
-    let mut cargo = Command::new("cargo");
+    let mut cargo = command::cargo();
     cargo
         .args(["metadata", "--format-version", "1"])
         .current_dir(workspace::root());

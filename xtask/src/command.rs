@@ -12,6 +12,19 @@ pub fn command<const N: usize>(program: &str, args: [&str; N]) -> Command {
     command
 }
 
+/// Cargo as an ordinary shell would run it: what the outer one tells xtask about its own package makes
+/// build scripts run again (ring's look at it), and everything above them.
+pub fn cargo() -> Command {
+    let mut cargo = Command::new("cargo");
+    let ours = |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
+    for (name, _) in std::env::vars_os() {
+        if name.to_str().is_some_and(ours) {
+            cargo.env_remove(name);
+        }
+    }
+    cargo
+}
+
 /// Runs to the end and returns standard output; a failure carries standard error.
 pub fn output(command: &mut Command) -> Result<String> {
     let out = raw(command)?;

@@ -68,7 +68,7 @@ pub fn build() -> Result<Images> {
 }
 
 fn toolbox_program() -> Result<PathBuf> {
-    let mut cargo = Command::new("cargo");
+    let mut cargo = command::cargo();
     cargo.args([
         "build",
         "--quiet",

@@ -19,34 +19,25 @@ pub fn test(only: Option<&str>) -> Result<()> {
     let progress = Progress::shown();
     setup::for_tests(&progress)?;
     down()?;
-    // the agent's tests load the programs too
     let object = build::programs(&progress)?;
-    let units = [
-        "test",
-        "--workspace",
-        "--exclude",
-        "tests",
-        "--no-fail-fast",
-    ];
-    let units = cargo(&units, &object, only);
-    progress.mark("unit tests");
     build::build(&progress)?;
     images::build()?;
     progress.mark("images built");
-    // one lab after the other, and one test after the other within a lab
-    let labs = ["test", "--package", "tests", "--no-fail-fast"];
-    let labs = cargo(&labs, &object, only);
+    // All packages in one call: with fewer, what they share is built again with other features. One lab
+    // after the other, and one test after the other within a lab.
+    let ours = cargo(&["test", "--workspace", "--no-fail-fast"], &object, only);
     down()?;
+    progress.mark("tests");
     // a filter asks for tests by name; these are upstream's
     let suite = match only {
         None => conformance::guarded(&progress),
         Some(_) => Ok(()),
     };
-    units.and(labs).and(suite)
+    ours.and(suite)
 }
 
 fn cargo(args: &[&str], object: &Path, only: Option<&str>) -> Result<()> {
-    let mut cargo = Command::new("cargo");
+    let mut cargo = command::cargo();
     cargo.args(args).args(only).current_dir(workspace::root());
     cargo.env("WINDLASS_BPF_OBJECT", object);
     cargo.env("WINDLASS_XTASK", workspace::xtask());

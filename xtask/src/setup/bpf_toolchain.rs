@@ -69,7 +69,7 @@ fn linker(version: &str, args: &[&str], env: &[(&str, &str)], progress: &Progres
         return Ok(());
     }
     progress.mark(format!("building bpf-linker {version} (about 40 s)"));
-    let mut cargo = Command::new("cargo");
+    let mut cargo = command::cargo();
     cargo
         .args(["install", "--quiet", "bpf-linker", "--version", version])
         .args(args);
