@@ -5,6 +5,7 @@ use crate::facts::Resource;
 use crate::strategy::Part;
 use crate::validate::path::Errors;
 
+pub(crate) mod batch;
 pub(crate) mod certificate;
 pub(crate) mod class;
 pub(crate) mod config;
@@ -27,6 +28,8 @@ pub(crate) fn validate_create(resource: &Resource, doc: &Doc<'_>, errors: &mut E
         ("", "Node") => node::create(doc, errors),
         ("", "Namespace") => namespace::finalizers(doc, false, errors),
         ("apps", "ControllerRevision") => workload::validate::revision(doc, true, errors),
+        ("batch", "Job") => batch::job::create(doc, errors),
+        ("batch", "CronJob") => batch::cron::create(doc, errors),
         ("certificates.k8s.io", "CertificateSigningRequest") => certificate::create(doc, errors),
         ("", "Endpoints") => endpoints::endpoints(doc, None, errors),
         ("discovery.k8s.io", "EndpointSlice") => endpoints::slice(doc, None, errors),
@@ -48,6 +51,7 @@ fn validate_always(resource: &Resource, doc: &Doc<'_>, errors: &mut Errors) {
         ("apps", "Deployment") => workload::validate::deployment(doc, errors),
         ("apps", "ReplicaSet") => workload::validate::replica_set(doc, errors),
         ("apps", "DaemonSet") => workload::validate::daemon_set(doc, errors),
+        ("apps", "StatefulSet") => workload::stateful::stateful_set(doc, errors),
         ("coordination.k8s.io", "Lease") => config::lease(doc, errors),
         ("networking.k8s.io", "NetworkPolicy") => network_policy::validate(doc, errors),
         ("node.k8s.io", "RuntimeClass") => class::runtime(doc, errors),
@@ -92,6 +96,10 @@ pub(crate) fn validate_update(
         | ("", "ReplicationController", "status") => {
             workload::validate::replica_status(new, old, errors);
         }
+        ("apps", "StatefulSet", "status") => workload::stateful::status(new, old, errors),
+        ("batch", "Job", "") => batch::job::update(new, old, errors),
+        ("batch", "Job", "status") => batch::status::update(new, old, errors),
+        ("batch", "CronJob", "") => batch::cron::update(new, old, errors),
         ("apps", "DaemonSet", "status") => workload::validate::daemon_set_status(new, errors),
         ("apps", "ControllerRevision", _) => {
             workload::validate::revision(new, false, errors);
@@ -122,6 +130,7 @@ fn validate_changes(resource: &Resource, new: &Doc<'_>, old: &Doc<'_>, errors: &
         ("apps", "Deployment" | "ReplicaSet" | "DaemonSet") => {
             workload::validate::fixed_selector(new, old, errors);
         }
+        ("apps", "StatefulSet") => workload::stateful::fixed(new, old, errors),
         ("rbac.authorization.k8s.io", "RoleBinding" | "ClusterRoleBinding") => {
             rbac::fixed_role(new, old, errors);
         }

@@ -22,6 +22,7 @@ pub mod kinds;
 pub mod strategy;
 pub mod validate;
 
+pub mod cron;
 pub mod header;
 pub mod limit_range;
 pub mod quantity;

@@ -65,6 +65,7 @@ pub fn prepare_create(resource: &Resource, doc: &mut Doc<'_>, system: SystemFiel
         }
         ("", "ServiceAccount") => kinds::config::clean_secret_references(doc),
         ("apps", "DaemonSet") => kinds::workload::prepare_daemon_set_create(doc),
+        ("batch", "Job") => kinds::batch::prepare_create(doc, system),
         _ => {}
     }
 }

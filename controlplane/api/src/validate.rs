@@ -18,7 +18,7 @@ pub(crate) mod path;
 use path::Errors;
 
 /// Kinds with validation of their own, as (group, kind). Others have the metadata rules only.
-pub const COVERED: [(&str, &str); 29] = [
+pub const COVERED: [(&str, &str); 32] = [
     ("", "ConfigMap"),
     ("", "Endpoints"),
     ("", "Event"),
@@ -36,6 +36,9 @@ pub const COVERED: [(&str, &str); 29] = [
     ("apps", "DaemonSet"),
     ("apps", "Deployment"),
     ("apps", "ReplicaSet"),
+    ("apps", "StatefulSet"),
+    ("batch", "CronJob"),
+    ("batch", "Job"),
     ("certificates.k8s.io", "CertificateSigningRequest"),
     ("coordination.k8s.io", "Lease"),
     ("discovery.k8s.io", "EndpointSlice"),

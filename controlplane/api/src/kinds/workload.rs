@@ -1,4 +1,4 @@
-//! Deployments, ReplicaSets and DaemonSets: strategy.
+//! Deployments, ReplicaSets, DaemonSets, StatefulSets and ReplicationControllers: strategy.
 //!
 //! Ported from `pkg/registry/apps/*/strategy.go` and `pkg/apis/apps/v1/conversion.go`.
 
@@ -7,6 +7,7 @@ use bumpalo::Bump;
 use crate::doc::{Doc, Object, Value};
 use crate::strategy::same;
 
+pub(crate) mod stateful;
 pub(crate) mod validate;
 
 /// The annotation that stands for the internal field `spec.templateGeneration`.

@@ -109,6 +109,12 @@ impl Errors {
             .push(FieldError::invalid_raw(path.to_string(), text, detail));
     }
 
+    /// An invalid value that is not shown.
+    pub(crate) fn invalid_omitted(&mut self, path: &Path<'_>, detail: &str) {
+        self.0
+            .push(FieldError::invalid_raw(path.to_string(), "", detail));
+    }
+
     pub(crate) fn not_supported(&mut self, path: &Path<'_>, value: &str, valid: &[&str]) {
         self.0
             .push(FieldError::not_supported(path.to_string(), value, valid));

@@ -111,12 +111,12 @@ fn replicas_and_template(spec: &Value<'_>, path: &Path<'_>, errors: &mut Errors)
     always_running(template, &template_at, "ReplicaSet", errors);
 }
 
-fn is_empty_selector(selector: &Value<'_>) -> bool {
+pub(crate) fn is_empty_selector(selector: &Value<'_>) -> bool {
     let labels = selector.get("matchLabels").and_then(Value::as_object);
     labels.is_none_or(|l| l.is_empty()) && selector.list_of("matchExpressions").is_empty()
 }
 
-fn matches_template(
+pub(crate) fn matches_template(
     selector: &LabelSelector,
     template: Option<&Value<'_>>,
     path: &Path<'_>,
@@ -132,7 +132,12 @@ fn matches_template(
 }
 
 /// Templates of these kinds describe pods that run for good.
-fn always_running(template: Option<&Value<'_>>, path: &Path<'_>, kind: &str, errors: &mut Errors) {
+pub(crate) fn always_running(
+    template: Option<&Value<'_>>,
+    path: &Path<'_>,
+    kind: &str,
+    errors: &mut Errors,
+) {
     let at = path.child("spec");
     let spec = template.and_then(|t| t.get("spec"));
     let policy = spec
