@@ -268,7 +268,7 @@ fn evaluate(call: &Call, old: &Object, options: &DeleteOptions) -> Result<Step, 
     let row = stored_row(call.resource);
     let old_doc = decode_stored(row, old, &arena)?;
     let mut doc = old_doc.clone();
-    let finalizers = set_finalizers(&mut doc, options);
+    let finalizers = set_finalizers(&mut doc, options, orphans_by_default(row));
     let grace = if is_pod(row) {
         pod_grace(&doc, options)
     } else {
@@ -304,8 +304,20 @@ fn evaluate(call: &Call, old: &Object, options: &DeleteOptions) -> Result<Step, 
     })
 }
 
+/// Kinds whose dependents stay behind when the request does not say otherwise, as they always did
+/// (DefaultGarbageCollectionPolicy of pkg/registry/{core/replicationcontroller,batch/job}).
+fn orphans_by_default(row: &Resource) -> bool {
+    matches!(
+        (row.group, row.kind),
+        ("", "ReplicationController") | ("batch", "Job")
+    )
+}
+
 /// Adds or removes the finalizers of the propagation policy; true when any finalizer is left.
-fn set_finalizers(doc: &mut Doc<'_>, options: &DeleteOptions) -> bool {
+fn set_finalizers(doc: &mut Doc<'_>, options: &DeleteOptions, orphans: bool) -> bool {
+    let held = doc.list_at(&["metadata", "finalizers"]);
+    let texts = held.iter().filter_map(Value::as_str);
+    let is_decided = texts.into_iter().any(|t| t == ORPHAN || t == FOREGROUND);
     let wanted = match (
         options.propagation_policy.as_deref(),
         options.orphan_dependents,
@@ -314,6 +326,7 @@ fn set_finalizers(doc: &mut Doc<'_>, options: &DeleteOptions) -> bool {
         (Some("Foreground"), _) => Some(FOREGROUND),
         (Some(_), _) | (None, Some(false)) => None,
         // Without a policy the finalizers already there decide.
+        (None, None) if orphans && !is_decided => Some(ORPHAN),
         (None, None) => return !doc.list_at(&["metadata", "finalizers"]).is_empty(),
     };
     let arena = doc.arena();
