@@ -5,7 +5,6 @@
 //! which names its node by affinity.
 
 mod placement;
-mod revision;
 mod rolling;
 mod status;
 
@@ -15,13 +14,14 @@ use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
 
-use crate::claim::{claim, matches, selector};
+use crate::claim::{claim, owners, selector};
+use crate::history::{self, History, Subject};
 use crate::kinds::{ControllerRevision, DaemonSet, Node, Pod, Projection};
 use crate::object::{Key, MetaExt};
 use crate::plan::{Controller, Cx, Note, Pace, Plan};
 use crate::view::{Change, Delta, World};
-use crate::write::{Notes, Write};
-use placement::Placement;
+use crate::write::{Notes, Verb, Write};
+use placement::{Place, Placement};
 
 /// Label of a pod with the name of its revision.
 pub const REVISION_HASH_LABEL: &str = "controller-revision-hash";
@@ -51,7 +51,8 @@ impl Controller for DaemonSetController {
             }
             Change::Pod(delta) => {
                 for pod in delta.both() {
-                    react_to_pod(world, pod, keys);
+                    let of = |set: &DaemonSet| selector(&set.spec.selector);
+                    owners(&world.daemonsets, &pod.metadata, of, keys);
                 }
             }
             Change::ControllerRevision(delta) => {
@@ -97,26 +98,13 @@ fn placement_changed(delta: &Delta<Node>) -> bool {
     }
 }
 
-fn react_to_pod(world: &World, pod: &Pod, keys: &mut Vec<Key>) {
-    let namespace = pod.metadata.namespace.as_deref().unwrap_or("");
-    match pod.metadata.controller() {
-        Some(owner) if owner.kind == "DaemonSet" => keys.push(Key::new(namespace, &owner.name)),
-        Some(_) => {}
-        None => {
-            for set in world.daemonsets.in_namespace(namespace) {
-                if selector(&set.spec.selector).is_some_and(|s| matches(&s, &pod.metadata)) {
-                    keys.push(Key::of(&set.metadata));
-                }
-            }
-        }
-    }
-}
-
 /// The set, its nodes and its pods by node.
 pub(crate) struct Daemons<'a> {
     set: &'a Arc<DaemonSet>,
-    placement: Placement<'a>,
-    nodes: Vec<&'a Arc<Node>>,
+    /// What the template says about each node, by its name.
+    nodes: BTreeMap<&'a str, Place>,
+    /// Nodes that should have a pod.
+    wanted: i32,
     /// Pods on a node, oldest first, without deleted ones that have ended.
     pods: BTreeMap<String, Vec<Arc<Pod>>>,
     /// Name of the present template's revision.
@@ -133,10 +121,8 @@ impl Daemons<'_> {
         pod.metadata.label(REVISION_HASH_LABEL) == Some(&self.hash)
     }
 
-    /// Nodes that should have a pod.
-    fn wanted(&self) -> i32 {
-        let wanted = self.nodes.iter().filter(|node| self.placement.of(node).0);
-        i32::try_from(wanted.count()).unwrap_or(i32::MAX)
+    fn should_run(&self, node: &str) -> bool {
+        self.nodes.get(node).is_some_and(|place| place.should_run)
     }
 }
 
@@ -155,21 +141,8 @@ impl DaemonSetController {
         let Some(selector) = selector(&set.spec.selector) else {
             return Plan::nothing();
         };
-        let meta = &set.metadata;
-        let pods = claim(
-            &world.pods,
-            &Pod::RESOURCE,
-            &selector,
-            &DaemonSet::RESOURCE,
-            meta,
-        );
-        let revisions = claim(
-            &world.revisions,
-            &ControllerRevision::RESOURCE,
-            &selector,
-            &DaemonSet::RESOURCE,
-            meta,
-        );
+        let pods = claim(&world.pods, &selector, &**set);
+        let revisions = claim(&world.revisions, &selector, &**set);
         let claims = [pods.writes, revisions.writes].concat();
         if !claims.is_empty() {
             return Plan {
@@ -177,20 +150,27 @@ impl DaemonSetController {
                 ..Plan::default()
             };
         }
-        let history = revision::History::new(set, revisions.owned);
+        let history = History::new(subject(set), revisions.owned);
         let current = match history.current() {
             Ok(current) => current,
-            Err(write) => return revision::create_or_bump(world, set, write),
+            Err(write) => return create_or_bump(world, set, write),
         };
         let hash = current
             .metadata
             .label(REVISION_HASH_LABEL)
             .unwrap_or_default()
             .to_owned();
+        let placement = Placement::new(set);
+        let nodes: BTreeMap<&str, Place> = world
+            .nodes
+            .iter()
+            .map(|(key, node)| (&*key.name, placement.of(node)))
+            .collect();
+        let wanted = nodes.values().filter(|place| place.should_run).count();
         let daemons = Daemons {
             set,
-            placement: Placement::new(set),
-            nodes: world.nodes.iter().map(|(_, node)| node).collect(),
+            nodes,
+            wanted: i32::try_from(wanted).unwrap_or(i32::MAX),
             pods: by_node(&pods.owned),
             hash,
             now: cx.now,
@@ -208,7 +188,7 @@ impl DaemonSetController {
         }
         plan.writes = writes(&daemons, moves);
         if plan.writes.is_empty() {
-            plan.writes = history.surplus(&pods.owned);
+            plan.writes = surplus(&history, set, &pods.owned);
         }
         status::write(&daemons, &mut plan);
         let owned: Vec<&Arc<Pod>> = pods.owned.iter().collect();
@@ -222,14 +202,12 @@ impl DaemonSetController {
     /// Mechanism of `podsShouldBeOnNode` for every node.
     fn manage(&mut self, daemons: &Daemons<'_>) -> Moves {
         let mut moves = Moves::default();
-        for node in &daemons.nodes {
-            let name = node.metadata.name.as_deref().unwrap_or_default();
-            let (should_run, may_stay) = daemons.placement.of(node);
-            match daemons.pods.get(name) {
-                None if should_run => moves.create.push(name.to_owned()),
+        for (name, place) in &daemons.nodes {
+            match daemons.pods.get(*name) {
+                None if place.should_run => moves.create.push((*name).to_owned()),
                 None => {}
-                Some(_) if may_stay => {
-                    self.prune(daemons, name, should_run, &mut moves);
+                Some(_) if place.may_stay => {
+                    self.prune(daemons, name, place.should_run, &mut moves);
                 }
                 Some(pods) => {
                     moves
@@ -240,13 +218,9 @@ impl DaemonSetController {
         }
         // Pods that wait for a node that is gone will never run.
         for (name, pods) in &daemons.pods {
-            let is_gone = !daemons
-                .nodes
-                .iter()
-                .any(|n| n.metadata.name.as_ref() == Some(name));
             let waits =
                 |pod: &&Arc<Pod>| pod.spec.node_name.is_none() && !pod.metadata.is_deleting();
-            if is_gone {
+            if !daemons.nodes.contains_key(name.as_str()) {
                 moves.delete.extend(pods.iter().filter(waits).cloned());
             }
         }
@@ -323,6 +297,48 @@ impl DaemonSetController {
     }
 }
 
+fn subject(set: &DaemonSet) -> Subject<'_> {
+    Subject {
+        meta: &set.metadata,
+        kind: DaemonSet::RESOURCE.kind,
+        template: &set.spec.template,
+        collision_count: set.status.collision_count,
+        hash_label: REVISION_HASH_LABEL,
+    }
+}
+
+/// Carries the write out, unless the name of a new revision is taken by another template: then
+/// the next hash is another one.
+fn create_or_bump(world: &World, set: &DaemonSet, write: Write) -> Plan {
+    let is_create = matches!(write.verb, Verb::Create { .. });
+    if !(is_create && world.revisions.get(&write.key).is_some()) {
+        return Plan::write(write);
+    }
+    let mut status = set.status.clone();
+    status.collision_count = Some(status.collision_count.unwrap_or(0) + 1);
+    Plan {
+        status: Some(status::replace(set, &status)),
+        ..Plan::default()
+    }
+}
+
+/// Deletes the oldest revisions beyond the limit that no pod has (`cleanupHistory`).
+fn surplus(history: &History<'_>, set: &DaemonSet, pods: &[Arc<Pod>]) -> Vec<Write> {
+    let limit = set.spec.revision_history_limit.unwrap_or(10);
+    let old = history.old();
+    let surplus = old
+        .len()
+        .saturating_sub(usize::try_from(limit).unwrap_or(0));
+    let is_dead = |revision: &&Arc<ControllerRevision>| {
+        let hash = revision.metadata.label(REVISION_HASH_LABEL);
+        let mut pods = pods
+            .iter()
+            .map(|pod| pod.metadata.label(REVISION_HASH_LABEL));
+        hash.is_none() || !pods.any(|of_pod| of_pod == hash)
+    };
+    history::delete(old.iter().filter(is_dead).take(surplus))
+}
+
 /// Pods by the node they are on or meant for (`getNodesToDaemonPods`).
 fn by_node(pods: &[Arc<Pod>]) -> BTreeMap<String, Vec<Arc<Pod>>> {
     let mut nodes: BTreeMap<String, Vec<Arc<Pod>>> = BTreeMap::new();
@@ -352,6 +368,7 @@ fn writes(daemons: &Daemons<'_>, moves: Moves) -> Vec<Write> {
         regarding: kube::Resource::object_ref(&**set, &()),
         done: Some((done.0, done.1.to_owned())),
         failed: Some((failed.0, failed.1.to_owned())),
+        ..Notes::default()
     };
     let created = notes(
         ("SuccessfulCreate", "Created pod: {name}"),

@@ -11,7 +11,7 @@ mod status;
 
 use std::sync::Arc;
 
-use crate::claim::{claim, matches, selector};
+use crate::claim::{claim, owners, selector};
 use crate::kinds::{Deployment, Projection, ReplicaSet};
 use crate::object::{Key, MetaExt};
 use crate::plan::{Controller, Cx, Plan};
@@ -34,7 +34,8 @@ impl Controller for DeploymentController {
             Change::Deployment(delta) => keys.push(delta.key()),
             Change::ReplicaSet(delta) => {
                 for set in delta.both() {
-                    react_to_set(world, set, keys);
+                    let of = |deployment: &Deployment| selector(&deployment.spec.selector);
+                    owners(&world.deployments, &set.metadata, of, keys);
                 }
             }
             // A Recreate rollout waits for the last old pod to be gone.
@@ -63,22 +64,6 @@ impl Controller for DeploymentController {
             return Plan::nothing();
         };
         plan(world, deployment, cx)
-    }
-}
-
-fn react_to_set(world: &World, set: &ReplicaSet, keys: &mut Vec<Key>) {
-    let namespace = set.metadata.namespace.as_deref().unwrap_or("");
-    match set.metadata.controller() {
-        Some(owner) if owner.kind == "Deployment" => keys.push(Key::new(namespace, &owner.name)),
-        Some(_) => {}
-        None => {
-            for deployment in world.deployments.in_namespace(namespace) {
-                let selector = selector(&deployment.spec.selector);
-                if selector.is_some_and(|s| matches(&s, &set.metadata)) {
-                    keys.push(Key::of(&deployment.metadata));
-                }
-            }
-        }
     }
 }
 
@@ -184,7 +169,7 @@ impl<'a> Rollout<'a> {
         Notes {
             regarding: kube::Resource::object_ref(&**self.deployment, &()),
             done: Some(("ScalingReplicaSet", message)),
-            failed: None,
+            ..Notes::default()
         }
     }
 }
@@ -194,13 +179,7 @@ fn plan(world: &World, deployment: &Arc<Deployment>, cx: &Cx<'_>) -> Plan {
         return Plan::nothing();
     };
     let meta = &deployment.metadata;
-    let claim = claim(
-        &world.replicasets,
-        &ReplicaSet::RESOURCE,
-        &selector,
-        &Deployment::RESOURCE,
-        meta,
-    );
+    let claim = claim(&world.replicasets, &selector, &**deployment);
     if !claim.writes.is_empty() {
         return Plan {
             writes: claim.writes,

@@ -5,6 +5,8 @@
 //! known allows nothing. Pods whose eviction was accepted but that are still there count again after a
 //! while. Controllers of other kinds than those of the view are not known yet.
 
+pub mod stale;
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
@@ -162,6 +164,11 @@ fn scale(world: &World, pods: &[&Arc<Pod>]) -> Result<i32, String> {
                     .filter(|c| c.metadata.uid() == owner.uid)
                     .map(|c| (owner.uid.clone(), c.spec.replicas.unwrap_or(1)))
             }
+            "StatefulSet" => {
+                let set = world.statefulsets.get(&key);
+                set.filter(|set| set.metadata.uid() == owner.uid)
+                    .map(|set| (owner.uid.clone(), set.spec.replicas.unwrap_or(1)))
+            }
             _ => None,
         };
         let (uid, replicas) =
@@ -285,7 +292,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::kinds::ReplicaSet;
+    use crate::kinds::{ReplicaSet, StatefulSet};
     use crate::sim::{self, Sim};
 
     fn sim() -> Sim {
@@ -364,6 +371,22 @@ mod tests {
             (&json!(4), &json!(2))
         );
         assert_eq!(status["disruptionsAllowed"], 1);
+    }
+
+    #[test]
+    fn a_stateful_set_says_how_many_replicas_should_be_there() {
+        let mut sim = sim();
+        let set = sim.create::<StatefulSet>(json!({
+            "metadata": {"namespace": "ns", "name": "rs"}, "spec": {"replicas": 3},
+        }));
+        let uid = sim.get::<StatefulSet>(&set).unwrap()["metadata"]["uid"].clone();
+        let mut pod = pod(&sim, "x", uid.as_str());
+        pod["metadata"]["ownerReferences"][0]["kind"] = "StatefulSet".into();
+        sim.create::<Pod>(pod);
+        let key = sim.create::<PodDisruptionBudget>(budget(json!({"maxUnavailable": 2})));
+        let status = settled(&mut sim, &key);
+        assert_eq!(status["expectedPods"], 3);
+        assert_eq!(status["desiredHealthy"], 1);
     }
 
     #[test]

@@ -194,7 +194,7 @@ impl Driver {
                 let client = lane.client.clone();
                 let signer = self.signer.clone();
                 self.tasks.spawn(async move {
-                    let outcome = apply::apply(&client, &signer, plan).await;
+                    let outcome = apply::guarded(apply::apply(&client, &signer, plan)).await;
                     Done {
                         lane: index,
                         key,

@@ -5,6 +5,7 @@
 //! optional or defaulted: the API server has validated the objects already.
 
 pub mod apps;
+pub mod batch;
 pub mod certificates;
 pub mod core;
 pub mod discovery;
@@ -17,6 +18,7 @@ use serde::de::DeserializeOwned;
 use crate::resource::Resource;
 
 pub use apps::*;
+pub use batch::*;
 pub use certificates::*;
 pub use core::*;
 pub use discovery::*;

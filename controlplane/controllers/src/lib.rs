@@ -8,6 +8,7 @@ mod claim;
 mod discovery;
 mod driver;
 mod endpoint;
+mod history;
 mod kinds;
 mod object;
 mod plan;
@@ -18,12 +19,14 @@ mod write;
 
 mod aggregation;
 mod certificates;
+mod cronjob;
 mod daemonset;
 mod deployment;
 mod disruption;
 mod endpoints;
 mod endpointslice;
 mod garbage;
+mod job;
 mod namespace;
 mod node;
 mod podgc;
@@ -31,6 +34,7 @@ mod quota;
 mod replicaset;
 mod rootca;
 mod serviceaccount;
+mod statefulset;
 
 #[cfg(test)]
 mod sim;
@@ -88,11 +92,16 @@ fn controllers(context: &Context) -> Vec<Box<dyn Controller>> {
         Box::new(aggregation::ClusterRoleAggregation),
         Box::new(certificates::approve::Approver),
         Box::new(certificates::sign::Signing),
+        Box::new(cronjob::CronJobController),
         Box::<daemonset::DaemonSetController>::default(),
         Box::new(deployment::DeploymentController),
         Box::new(disruption::DisruptionController),
+        Box::new(disruption::stale::StaleDisruptions),
         Box::new(endpoints::EndpointsController),
         Box::new(endpointslice::EndpointSliceController),
+        Box::<job::JobController>::default(),
+        Box::new(job::orphans::JobOrphans),
+        Box::new(job::ttl::TtlAfterFinished),
         Box::new(namespace::NamespaceController),
         Box::new(node::cidr::CidrAllocator::new(
             pools,
@@ -105,5 +114,6 @@ fn controllers(context: &Context) -> Vec<Box<dyn Controller>> {
         Box::<replicaset::ReplicaController<kinds::ReplicationController>>::default(),
         Box::new(rootca::RootCaPublisher { root_ca_pem }),
         Box::new(serviceaccount::ServiceAccountController),
+        Box::new(statefulset::StatefulSetController),
     ]
 }

@@ -98,6 +98,7 @@ fn force_delete(pod: &Pod) -> Write {
             uid,
             resource_version: None,
             grace_seconds: Some(0),
+            propagation: None,
         },
         notes: None,
     }

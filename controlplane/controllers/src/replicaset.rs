@@ -5,7 +5,7 @@
 //! holds our own writes. A ReplicationController is the same with another selector, as in
 //! pkg/controller/replication/conversion.go.
 
-mod rank;
+pub mod rank;
 
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
 
-use crate::claim::{claim, matches, selector};
+use crate::claim::{claim, owners, selector};
 use crate::kinds::{
     Condition, Pod, Projection, ReplicaSet, ReplicaSetSpec, ReplicaSetStatus,
     ReplicationController, condition,
@@ -109,7 +109,8 @@ impl<K: Replicated> Controller for ReplicaController<K> {
             keys.push(delta.key());
         } else if let Change::Pod(delta) = change {
             for pod in delta.both() {
-                react_to_pod::<K>(world, pod, keys);
+                let of = |set: &K| selector(&set.spec().selector);
+                owners(K::store(world), &pod.metadata, of, keys);
             }
         }
     }
@@ -122,30 +123,12 @@ impl<K: Replicated> Controller for ReplicaController<K> {
     }
 }
 
-/// The set that controls the pod, or every set that could adopt it.
-fn react_to_pod<K: Replicated>(world: &World, pod: &Pod, keys: &mut Vec<Key>) {
-    let namespace = pod.metadata.namespace.as_deref().unwrap_or("");
-    match pod.metadata.controller() {
-        Some(owner) if owner.kind == K::RESOURCE.kind => {
-            keys.push(Key::new(namespace, &owner.name));
-        }
-        Some(_) => {}
-        None => {
-            for set in K::store(world).in_namespace(namespace) {
-                if selector(&set.spec().selector).is_some_and(|s| matches(&s, &pod.metadata)) {
-                    keys.push(Key::of(set.metadata()));
-                }
-            }
-        }
-    }
-}
-
 fn plan<K: Replicated>(world: &World, set: &Arc<K>, cx: &Cx<'_>) -> Plan {
     let Some(selector) = selector(&set.spec().selector) else {
         return Plan::nothing();
     };
     let meta = set.metadata();
-    let claim = claim(&world.pods, &Pod::RESOURCE, &selector, &K::RESOURCE, meta);
+    let claim = claim(&world.pods, &selector, &**set);
     let active: Vec<&Arc<Pod>> = claim.owned.iter().filter(|pod| pod.is_active()).collect();
     let terminating = claim
         .owned
@@ -187,6 +170,7 @@ fn manage<K: Replicated>(
         regarding: set.object_ref(&()),
         done: Some((done.0, done.1.to_owned())),
         failed: Some((failed.0, failed.1.to_owned())),
+        ..Notes::default()
     };
     plan.pace = Pace::SlowStart;
     if active.len() < wanted {

@@ -1,7 +1,7 @@
 //! A cluster in memory for tests: carries plans out, steps kubelets, keeps the view current.
 //!
 //! It knows just enough of the API server: uids, revisions, generations, graceful deletion of
-//! pods. Everything happens at once and in an order the test chooses.
+//! pods, finalizers. Everything happens at once and in an order the test chooses.
 
 use std::collections::BTreeMap;
 
@@ -85,8 +85,25 @@ impl Sim {
         self.update(&K::RESOURCE, key, &old, new);
     }
 
+    /// Ends an object's deletion as an agent would: it goes, unless finalizers hold it.
     pub fn remove<K: Projection>(&mut self, key: &Key) {
-        self.remove_at(&K::RESOURCE, key);
+        self.end_at(&K::RESOURCE, key);
+    }
+
+    fn end_at(&mut self, resource: &'static Resource, key: &Key) {
+        let Some(old) = self.objects.get(&(resource.plural, key.clone())).cloned() else {
+            return;
+        };
+        if is_held(&old) {
+            let mut new = old.clone();
+            if new["metadata"]["deletionTimestamp"].is_null() {
+                new["metadata"]["deletionTimestamp"] = self.now.to_string().into();
+            }
+            new["metadata"]["deletionGracePeriodSeconds"] = 0.into();
+            self.update(resource, key, &old, new);
+        } else {
+            self.remove_at(resource, key);
+        }
     }
 
     fn remove_at(&mut self, resource: &Resource, key: &Key) {
@@ -103,6 +120,10 @@ impl Sim {
         if *old == new {
             return;
         }
+        let has_ended = new["metadata"]["deletionGracePeriodSeconds"] == 0;
+        if has_ended && !is_held(&new) {
+            return self.remove_at(resource, key);
+        }
         if old["spec"] != new["spec"] {
             let generation = old["metadata"]["generation"].as_i64().unwrap();
             new["metadata"]["generation"] = (generation + 1).into();
@@ -114,8 +135,8 @@ impl Sim {
         self.revision += 1;
         object["metadata"]["resourceVersion"] = self.revision.to_string().into();
         self.objects.insert((resource.plural, key), object.clone());
-        let change = self.world.observe(resource, object);
-        self.react(change);
+        let changes = self.world.show(resource, object);
+        self.react(changes);
     }
 
     fn react(&mut self, changes: impl IntoIterator<Item = Change>) {
@@ -220,16 +241,23 @@ impl Sim {
                 if resource.kind == "Pod" && is_bound && grace_seconds != Some(0) {
                     let mut new = old.clone();
                     new["metadata"]["deletionTimestamp"] = self.now.to_string().into();
+                    new["metadata"]["deletionGracePeriodSeconds"] = 30.into();
                     self.update(resource, &key, &old, new);
                 } else {
-                    self.remove_at(resource, &key);
+                    self.end_at(resource, &key);
                 }
             }
         }
     }
 }
 
-/// Merge patch; strategic ones merge conditions by type and owner references by uid.
+fn is_held(object: &Value) -> bool {
+    let finalizers = object["metadata"]["finalizers"].as_array();
+    finalizers.is_some_and(|list| !list.is_empty())
+}
+
+/// Merge patch; strategic ones merge conditions by type, owner references by uid and finalizers as
+/// a set.
 fn merge(into: &mut Value, patch: &Value, kind: PatchKind) {
     let (Some(fields), true) = (patch.as_object(), into.is_object()) else {
         *into = patch.clone();
@@ -241,6 +269,9 @@ fn merge(into: &mut Value, patch: &Value, kind: PatchKind) {
             "ownerReferences" => Some("uid"),
             _ => None,
         };
+        if kind == PatchKind::Strategic && merge_finalizers(into, name, value) {
+            continue;
+        }
         match (merge_key.filter(|_| kind == PatchKind::Strategic), value) {
             (Some(merge_key), Value::Array(items)) => merge_list(&mut into[name], items, merge_key),
             (_, Value::Null) => {
@@ -252,12 +283,29 @@ fn merge(into: &mut Value, patch: &Value, kind: PatchKind) {
     }
 }
 
+fn merge_finalizers(into: &mut Value, name: &str, value: &Value) -> bool {
+    let (Some(items), true) = (value.as_array(), name.ends_with("finalizers")) else {
+        return false;
+    };
+    let mut list = into["finalizers"].as_array().cloned().unwrap_or_default();
+    list.retain(|old| !items.contains(old));
+    if name == "finalizers" {
+        list.extend(items.iter().cloned());
+    }
+    into["finalizers"] = Value::Array(list);
+    true
+}
+
 fn merge_list(into: &mut Value, items: &[Value], merge_key: &str) {
     let mut list = into.as_array().cloned().unwrap_or_default();
     for item in items {
         list.retain(|old| old[merge_key] != item[merge_key]);
         if item["$patch"] != "delete" {
-            list.push(item.clone());
+            let mut item = item.clone();
+            if let Some(fields) = item.as_object_mut() {
+                fields.retain(|_, value| !value.is_null());
+            }
+            list.push(item);
         }
     }
     *into = Value::Array(list);

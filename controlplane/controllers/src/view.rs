@@ -114,7 +114,17 @@ macro_rules! world {
                 $(self.$field.is_synced())&&*
             }
 
-            /// Takes in that an object is gone: what a simulated watch delivers.
+            /// What a simulated watch delivers of an object that is there.
+            #[cfg(test)]
+            pub fn show(&mut self, resource: &Resource, object: Value) -> Vec<Change> {
+                $(if *resource == $kind::RESOURCE {
+                    let object = serde_json::from_value(object).expect("a valid object");
+                    return self.deliver(Delivery::$kind(Event::Apply(object)));
+                })*
+                Vec::new()
+            }
+
+            /// What a simulated watch delivers of an object that is gone.
             #[cfg(test)]
             pub fn forget(&mut self, resource: &Resource, object: Value) -> Vec<Change> {
                 $(if *resource == $kind::RESOURCE {
@@ -139,6 +149,10 @@ world! {
     ReplicaSet replicasets,
     DaemonSet daemonsets,
     ControllerRevision revisions,
+    StatefulSet statefulsets,
+    PersistentVolumeClaim claims,
+    Job jobs,
+    CronJob cronjobs,
     ServiceAccount accounts,
     ConfigMap configmaps,
     CertificateSigningRequest requests,

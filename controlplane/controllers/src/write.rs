@@ -23,10 +23,12 @@ pub struct Write {
 }
 
 /// The Events of a write; `{name}` stands for the object's name and `{error}` for the failure.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Notes {
     pub regarding: ObjectReference,
     pub done: Option<(&'static str, String)>,
+    /// The write itself states something bad.
+    pub done_is_warning: bool,
     pub failed: Option<(&'static str, String)>,
 }
 
@@ -56,7 +58,15 @@ pub enum Verb {
         uid: String,
         resource_version: Option<String>,
         grace_seconds: Option<i64>,
+        /// What becomes of its dependents; `None` leaves it to the kind.
+        propagation: Option<Propagation>,
     },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Propagation {
+    Background,
+    Foreground,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -193,6 +203,7 @@ impl Write {
             uid: uid.to_owned(),
             resource_version: None,
             grace_seconds: None,
+            propagation: None,
         };
         Self {
             resource,
@@ -273,8 +284,12 @@ pub async fn apply(client: &Client, write: &Write) -> Result<Written, WriteError
             uid,
             resource_version,
             grace_seconds,
+            propagation,
         } => {
-            let body = delete_options(uid, resource_version.as_deref(), *grace_seconds);
+            let mut body = delete_options(uid, resource_version.as_deref(), *grace_seconds);
+            if let Some(propagation) = propagation {
+                body["propagationPolicy"] = format!("{propagation:?}").into();
+            }
             return match send(client, Method::DELETE, &object(None), JSON, &body).await {
                 Ok(_) => Ok(Written::Deleted { uid: uid.clone() }),
                 Err(error) => gone_is_fine(write, error),

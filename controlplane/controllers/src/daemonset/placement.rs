@@ -32,6 +32,15 @@ pub struct Placement<'a> {
     tolerations: Vec<Toleration>,
 }
 
+/// What a template says about one node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// A pod should be started there.
+    pub should_run: bool,
+    /// A pod that is there may stay.
+    pub may_stay: bool,
+}
+
 impl<'a> Placement<'a> {
     pub fn new(set: &'a DaemonSet) -> Self {
         let spec = &set.spec.template["spec"];
@@ -48,8 +57,7 @@ impl<'a> Placement<'a> {
         }
     }
 
-    /// (should a pod be started here, may one that is here stay)
-    pub fn of(&self, node: &Node) -> (bool, bool) {
+    pub fn of(&self, node: &Node) -> Place {
         let name = node.metadata.name.as_deref();
         let fits = self.node_name.is_none_or(|wanted| Some(wanted) == name)
             && self
@@ -61,7 +69,10 @@ impl<'a> Placement<'a> {
                 .as_ref()
                 .is_none_or(|terms| terms.iter().any(|t| term(t, node)));
         if !fits {
-            return (false, false);
+            return Place {
+                should_run: false,
+                may_stay: false,
+            };
         }
         let tolerated = |effects: &[&str]| {
             let concerned = node
@@ -75,10 +86,9 @@ impl<'a> Placement<'a> {
                     .any(|toleration| tolerates(toleration, taint))
             })
         };
-        if tolerated(&[NO_SCHEDULE, NO_EXECUTE]) {
-            (true, true)
-        } else {
-            (false, tolerated(&[NO_EXECUTE]))
+        Place {
+            should_run: tolerated(&[NO_SCHEDULE, NO_EXECUTE]),
+            may_stay: tolerated(&[NO_EXECUTE]),
         }
     }
 }

@@ -16,14 +16,14 @@ pub fn max_surge(daemons: &Daemons<'_>) -> i32 {
     }
     scaled(
         strategy.rolling_update.max_surge.as_ref(),
-        daemons.wanted(),
+        daemons.wanted,
         true,
     )
 }
 
 fn max_unavailable(daemons: &Daemons<'_>) -> i32 {
     let update = &daemons.set.spec.update_strategy.rolling_update;
-    let wanted = daemons.wanted();
+    let wanted = daemons.wanted;
     let unavailable = scaled(update.max_unavailable.as_ref(), wanted, true);
     if wanted > 0 && unavailable == 0 && max_surge(daemons) == 0 {
         1
@@ -64,10 +64,10 @@ fn replace(daemons: &Daemons<'_>) -> Moves {
     let mut at_once = Vec::new();
     let mut candidates = Vec::new();
     let nothing: &[Arc<Pod>] = &[];
-    let missing = daemons.nodes.iter().filter(|node| {
-        let name = node.metadata.name.as_deref().unwrap_or_default();
-        daemons.placement.of(node).0 && !daemons.pods.contains_key(name)
-    });
+    let missing = daemons
+        .nodes
+        .iter()
+        .filter(|(name, place)| place.should_run && !daemons.pods.contains_key(**name));
     let per_node = daemons.pods.values().map(Vec::as_slice);
     for pods in per_node.chain(missing.map(|_| nothing)) {
         match on_node(daemons, pods) {
@@ -113,11 +113,7 @@ fn surge(daemons: &Daemons<'_>) -> Moves {
             }
             continue;
         }
-        let node = daemons
-            .nodes
-            .iter()
-            .find(|n| n.metadata.name.as_ref() == Some(name));
-        let should_run = node.is_some_and(|node| daemons.placement.of(node).0);
+        let should_run = daemons.should_run(name);
         match (daemons.is_available(old), should_run) {
             (false, false) => moves.delete.push(old.clone()),
             (false, true) => moves.create.push(name.clone()),
@@ -125,7 +121,7 @@ fn surge(daemons: &Daemons<'_>) -> Moves {
             (true, true) => candidates.push(name.clone()),
         }
     }
-    let deletable = usize::try_from(available - daemons.wanted()).unwrap_or(0);
+    let deletable = usize::try_from(available - daemons.wanted).unwrap_or(0);
     moves.delete.extend(leaving.into_iter().take(deletable));
     let room = usize::try_from(max_surge(daemons) - surging).unwrap_or(0);
     moves.create.extend(candidates.into_iter().take(room));

@@ -13,15 +13,15 @@ pub fn write(daemons: &Daemons<'_>, plan: &mut Plan) {
     if status == set.status {
         return;
     }
-    let value = serde_json::to_value(&status).expect("a status is plain data");
+    plan.status = Some(replace(set, &status));
+}
+
+/// The write of the whole status.
+pub fn replace(set: &DaemonSet, status: &DaemonSetStatus) -> Write {
+    let value = serde_json::to_value(status).expect("a status is plain data");
     let meta = &set.metadata;
     let version = meta.resource_version();
-    plan.status = Some(Write::status(
-        &DaemonSet::RESOURCE,
-        Key::of(meta),
-        version,
-        value,
-    ));
+    Write::status(&DaemonSet::RESOURCE, Key::of(meta), version, value)
 }
 
 fn status(daemons: &Daemons<'_>) -> DaemonSetStatus {
@@ -31,10 +31,9 @@ fn status(daemons: &Daemons<'_>) -> DaemonSetStatus {
         conditions: daemons.set.status.conditions.clone(),
         ..DaemonSetStatus::default()
     };
-    for node in &daemons.nodes {
-        let name = node.metadata.name.as_deref().unwrap_or_default();
-        let oldest = daemons.pods.get(name).and_then(|pods| pods.first());
-        if !daemons.placement.of(node).0 {
+    for (name, place) in &daemons.nodes {
+        let oldest = daemons.pods.get(*name).and_then(|pods| pods.first());
+        if !place.should_run {
             status.number_misscheduled += i32::from(oldest.is_some());
             continue;
         }

@@ -190,5 +190,6 @@ pub fn create(rollout: &Rollout<'_>) -> Write {
         regarding: kube::Resource::object_ref(&**deployment, &()),
         done: (size > 0).then_some(("ScalingReplicaSet", scaled)),
         failed: Some(("ReplicaSetCreateError", failed)),
+        ..Notes::default()
     })
 }

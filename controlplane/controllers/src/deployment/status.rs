@@ -288,6 +288,7 @@ fn set(
         type_: type_.to_owned(),
         status: value.to_owned(),
         last_heartbeat_time: None,
+        last_probe_time: None,
         last_update_time: now,
         last_transition_time: transition,
         reason: reason.to_owned(),

@@ -1,8 +1,10 @@
 //! Carries out a plan. Makes no choices: goes on past failures where the plan's pace says so,
 //! and reports every answer.
 
+use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
+use futures::FutureExt;
 use kube::Client;
 use serde_json::Value;
 
@@ -115,7 +117,8 @@ fn outcome_note(
                     .unwrap_or_default(),
                 _ => &write.key.name,
             };
-            note(false, *reason, message.replace("{name}", name))
+            let warning = notes.done_is_warning;
+            note(warning, *reason, message.replace("{name}", name))
         }
         Err(WriteError::Conflict { .. } | WriteError::NamespaceTerminating { .. }) => None,
         Err(error) => {
@@ -134,6 +137,17 @@ fn chain(error: &dyn std::error::Error) -> String {
         source = cause.source();
     }
     text
+}
+
+/// The outcome of carrying a plan out, also when that panics: the key and its place among those in
+/// work come back whatever happens.
+pub async fn guarded(work: impl Future<Output = Outcome>) -> Outcome {
+    let done = AssertUnwindSafe(work).catch_unwind().await;
+    done.unwrap_or_else(|_| {
+        let mut outcome = Outcome::default();
+        outcome.fail("carrying the plan out panicked".to_owned(), false);
+        outcome
+    })
 }
 
 /// Carries out `plan`.
@@ -205,5 +219,16 @@ async fn slow_start(client: &Client, writes: &[Write], outcome: &mut Outcome) {
         }
         rest = tail;
         size *= 2;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_is_a_failure_like_another() {
+        let outcome = guarded(async { panic!("on purpose") }).await;
+        assert!(outcome.failure.is_some_and(|failure| !failure.is_conflict));
     }
 }

@@ -211,3 +211,87 @@ projection!(
     "v1",
     "controllerrevisions"
 );
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct StatefulSet {
+    pub metadata: ObjectMeta,
+    pub spec: StatefulSetSpec,
+    pub status: StatefulSetStatus,
+}
+projection!(
+    StatefulSet,
+    NamespaceResourceScope,
+    true,
+    "apps",
+    "v1",
+    "statefulsets"
+);
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct StatefulSetSpec {
+    pub replicas: Option<i32>,
+    pub selector: LabelSelector,
+    pub template: Value,
+    pub volume_claim_templates: Vec<Value>,
+    pub service_name: String,
+    pub pod_management_policy: String,
+    pub update_strategy: StatefulSetUpdateStrategy,
+    pub revision_history_limit: Option<i32>,
+    pub min_ready_seconds: i32,
+    pub persistent_volume_claim_retention_policy: Retention,
+    pub ordinals: Ordinals,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct StatefulSetUpdateStrategy {
+    #[serde(rename = "type")]
+    pub type_: String,
+    pub rolling_update: Option<RollingUpdateStatefulSet>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct RollingUpdateStatefulSet {
+    pub partition: i32,
+    pub max_unavailable: Option<IntOrString>,
+}
+
+/// What becomes of claims: `Delete`, or anything else for keeping them.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Retention {
+    pub when_deleted: String,
+    pub when_scaled: String,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Ordinals {
+    pub start: i32,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct StatefulSetStatus {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    pub replicas: i32,
+    #[serde(skip_serializing_if = "is_zero")]
+    pub ready_replicas: i32,
+    #[serde(skip_serializing_if = "is_zero")]
+    pub current_replicas: i32,
+    #[serde(skip_serializing_if = "is_zero")]
+    pub updated_replicas: i32,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub current_revision: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub update_revision: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub collision_count: Option<i32>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub conditions: Vec<Condition>,
+    pub available_replicas: i32,
+}

@@ -18,6 +18,8 @@ pub struct Condition {
     pub type_: String,
     pub status: String,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_probe_time: Option<Time>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub last_heartbeat_time: Option<Time>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_update_time: Option<Time>,
@@ -111,11 +113,27 @@ pub struct PodSpec {
     pub containers: Vec<Container>,
     pub init_containers: Vec<Container>,
     pub affinity: Option<Affinity>,
+    pub volumes: Vec<Volume>,
+}
+
+/// Only what ties a pod to a claim.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Volume {
+    pub name: String,
+    pub persistent_volume_claim: Option<ClaimSource>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ClaimSource {
+    pub claim_name: String,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Container {
+    pub name: String,
     pub ports: Vec<ContainerPort>,
     pub restart_policy: Option<String>,
 }
@@ -146,6 +164,7 @@ pub struct PodStatus {
     pub pod_ips: Vec<PodIp>,
     pub conditions: Vec<Condition>,
     pub container_statuses: Vec<ContainerStatus>,
+    pub init_container_statuses: Vec<ContainerStatus>,
     pub start_time: Option<Time>,
 }
 
@@ -158,7 +177,22 @@ pub struct PodIp {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ContainerStatus {
+    pub name: String,
     pub restart_count: i32,
+    pub state: ContainerState,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct ContainerState {
+    pub terminated: Option<Terminated>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Terminated {
+    pub exit_code: i32,
+    pub finished_at: Option<Time>,
 }
 
 impl Pod {
@@ -169,6 +203,11 @@ impl Pod {
     /// Counts towards a controller's replicas: neither finished nor being deleted.
     pub fn is_active(&self) -> bool {
         !self.is_terminated() && self.metadata.deletion_timestamp.is_none()
+    }
+
+    /// On its way out, and not finished yet.
+    pub fn is_terminating(&self) -> bool {
+        !self.is_terminated() && self.metadata.deletion_timestamp.is_some()
     }
 
     pub fn is_ready(&self) -> bool {
@@ -225,6 +264,20 @@ pub struct ServicePort {
     pub port: i32,
     pub target_port: Option<IntOrString>,
 }
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct PersistentVolumeClaim {
+    pub metadata: ObjectMeta,
+}
+projection!(
+    PersistentVolumeClaim,
+    NamespaceResourceScope,
+    true,
+    "",
+    "v1",
+    "persistentvolumeclaims"
+);
 
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]

@@ -1,4 +1,4 @@
-//! Which pods are deleted first.
+//! Which active pods a controller that has too many deletes first.
 //!
 //! Mechanism of pkg/controller/controller_utils.go `ActivePodsWithRanks`: unassigned before
 //! assigned, pending before running, not ready before ready, lower deletion cost, more siblings
@@ -73,34 +73,44 @@ fn store_of<'w, K: Replicated>(_: &K, world: &'w World) -> &'w Store<K> {
 }
 
 fn compare(a: &Pod, rank_a: usize, b: &Pod, rank_b: usize) -> Ordering {
-    let assigned = |pod: &Pod| pod.spec.node_name.as_deref().is_some_and(|n| !n.is_empty());
-    let phase = |pod: &Pod| match pod.status.phase.as_str() {
-        "Running" => 2,
-        "Unknown" => 1,
-        _ => 0,
-    };
-    let restarts = |pod: &Pod| {
-        pod.status
-            .container_statuses
-            .iter()
-            .map(|c| c.restart_count)
-            .max()
-            .unwrap_or(0)
-    };
     let cost = |pod: &Pod| -> i32 {
         pod.metadata
             .annotation(DELETION_COST)
             .and_then(|c| c.parse().ok())
             .unwrap_or(0)
     };
-    let ready_since = |pod: &Pod| pod.ready_since().unwrap_or(Timestamp::MAX);
+    stage(a, b)
+        .then_with(|| cost(a).cmp(&cost(b)))
+        .then_with(|| rank_b.cmp(&rank_a))
+        .then_with(|| age(a, b))
+}
+
+/// Those that have come less far first (`ActivePods`).
+pub fn by_progress(a: &Pod, b: &Pod) -> Ordering {
+    stage(a, b).then_with(|| age(a, b))
+}
+
+fn stage(a: &Pod, b: &Pod) -> Ordering {
+    let assigned = |pod: &Pod| pod.spec.node_name.as_deref().is_some_and(|n| !n.is_empty());
+    let phase = |pod: &Pod| match pod.status.phase.as_str() {
+        "Running" => 2,
+        "Unknown" => 1,
+        _ => 0,
+    };
     assigned(a)
         .cmp(&assigned(b))
         .then_with(|| phase(a).cmp(&phase(b)))
         .then_with(|| a.is_ready().cmp(&b.is_ready()))
-        .then_with(|| cost(a).cmp(&cost(b)))
-        .then_with(|| rank_b.cmp(&rank_a))
-        .then_with(|| ready_since(b).cmp(&ready_since(a)))
+}
+
+fn age(a: &Pod, b: &Pod) -> Ordering {
+    let restarts = |pod: &Pod| {
+        let statuses = pod.status.container_statuses.iter();
+        statuses.map(|c| c.restart_count).max().unwrap_or(0)
+    };
+    let ready_since = |pod: &Pod| pod.ready_since().unwrap_or(Timestamp::MAX);
+    ready_since(b)
+        .cmp(&ready_since(a))
         .then_with(|| restarts(b).cmp(&restarts(a)))
         .then_with(|| b.metadata.created().cmp(&a.metadata.created()))
         .then_with(|| a.metadata.uid.cmp(&b.metadata.uid))

@@ -175,3 +175,23 @@ fn a_replication_controller_keeps_its_pods_by_its_plain_selector() {
     sim.settle();
     assert_eq!(sim.all::<Pod>().len(), 3);
 }
+
+#[test]
+fn a_replication_controller_adopts_matching_pods() {
+    let controller = ReplicaController::<ReplicationController>::default();
+    let mut sim = Sim::new(vec![Box::new(controller)]);
+    let pod = sim.create::<Pod>(json!({"metadata":
+        {"namespace": "ns", "name": "orphan", "labels": {"app": "a"}}}));
+    sim.create::<ReplicationController>(json!({
+        "metadata": {"namespace": "ns", "name": "rc"},
+        "spec": {
+            "replicas": 1,
+            "selector": {"app": "a"},
+            "template": {"metadata": {"labels": {"app": "a"}}, "spec": {"containers": []}},
+        },
+    }));
+    sim.settle();
+    let owners = &sim.get::<Pod>(&pod).unwrap()["metadata"]["ownerReferences"];
+    assert_eq!(owners[0]["kind"], "ReplicationController");
+    assert_eq!(sim.all::<Pod>().len(), 1);
+}

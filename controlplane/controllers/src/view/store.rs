@@ -31,10 +31,19 @@ pub enum Index {
 pub struct Store<K> {
     objects: BTreeMap<Key, Arc<K>>,
     index: HashMap<Index, BTreeSet<Key>>,
-    /// Keys seen since the list began; `None` outside of a list.
-    listing: Option<BTreeSet<Key>>,
+    /// `None` outside of a list.
+    listing: Option<Listing>,
     synced: bool,
     /// Highest revision the watch has delivered.
+    seen: u64,
+    /// Answers to our own writes that the watch has not delivered yet, by revision.
+    unconfirmed: BTreeSet<(u64, Key)>,
+}
+
+/// What a list that has not ended yet has shown.
+#[derive(Debug, Default)]
+struct Listing {
+    keys: BTreeSet<Key>,
     seen: u64,
 }
 
@@ -46,6 +55,7 @@ impl<K> Default for Store<K> {
             listing: None,
             synced: false,
             seen: 0,
+            unconfirmed: BTreeSet::new(),
         }
     }
 }
@@ -118,25 +128,35 @@ impl<K: Projection + Indexed> Store<K> {
     pub fn deliver(&mut self, event: Event<K>) -> Vec<Delta<K>> {
         match event {
             Event::Init => {
-                self.listing = Some(BTreeSet::new());
+                self.listing = Some(Listing::default());
                 Vec::new()
             }
             Event::InitApply(object) => {
+                // A list is in the order of names: only its end says which revision it shows.
+                let key = Key::of(object.metadata());
+                let revision = object.metadata().revision();
+                self.unconfirmed.remove(&(revision, key.clone()));
                 if let Some(listing) = &mut self.listing {
-                    listing.insert(Key::of(object.metadata()));
+                    listing.keys.insert(key);
+                    listing.seen = listing.seen.max(revision);
                 }
-                self.deliver_one(object)
+                self.insert(object).into_iter().collect()
             }
             Event::InitDone => self.end_listing(),
-            Event::Apply(object) => self.deliver_one(object),
+            Event::Apply(object) => {
+                let revision = object.metadata().revision();
+                let key = Key::of(object.metadata());
+                self.unconfirmed.remove(&(revision, key));
+                let delta = self.insert(object);
+                delta.into_iter().chain(self.pass(revision)).collect()
+            }
             Event::Delete(object) => {
-                self.seen = self.seen.max(object.metadata().revision());
+                let revision = object.metadata().revision();
                 let key = Key::of(object.metadata());
                 let old = self.objects.get(&key);
-                if old.is_none_or(|old| old.metadata().uid != object.metadata().uid) {
-                    return Vec::new();
-                }
-                self.remove(&key).into_iter().collect()
+                let is_it = old.is_some_and(|old| old.metadata().uid == object.metadata().uid);
+                let delta = is_it.then(|| self.remove(&key)).flatten();
+                delta.into_iter().chain(self.pass(revision)).collect()
             }
         }
     }
@@ -147,6 +167,8 @@ impl<K: Projection + Indexed> Store<K> {
         if revision == 0 || revision <= self.seen {
             return None;
         }
+        self.unconfirmed
+            .insert((revision, Key::of(object.metadata())));
         self.insert(object)
     }
 
@@ -161,34 +183,59 @@ impl<K: Projection + Indexed> Store<K> {
         self.replace(object)
     }
 
-    fn deliver_one(&mut self, object: K) -> Vec<Delta<K>> {
-        self.seen = self.seen.max(object.metadata().revision());
-        self.insert(object).into_iter().collect()
-    }
-
     fn end_listing(&mut self) -> Vec<Delta<K>> {
         self.synced = true;
-        let Some(listed) = self.listing.take() else {
+        let Some(Listing { keys, seen }) = self.listing.take() else {
             return Vec::new();
+        };
+        let seen = self.seen.max(seen);
+        // What we wrote after the list was made is not in it; the watch will deliver it.
+        let gone = |(key, object): &(&Key, &Arc<K>)| {
+            !keys.contains(*key) && object.metadata().revision() <= seen
         };
         let gone: Vec<Key> = self
             .objects
-            .keys()
-            .filter(|key| !listed.contains(*key))
-            .cloned()
+            .iter()
+            .filter(gone)
+            .map(|(k, _)| k.clone())
             .collect();
-        gone.iter().filter_map(|key| self.remove(key)).collect()
+        let mut deltas: Vec<_> = gone.iter().filter_map(|key| self.remove(key)).collect();
+        deltas.extend(self.pass(seen));
+        deltas
     }
 
-    /// Inserts unless what is there is at least as new.
-    fn insert(&mut self, object: K) -> Option<Delta<K>> {
+    /// The watch has delivered everything before `revision`. An answer it went past without
+    /// delivering it is of an object that was gone before a list began.
+    fn pass(&mut self, revision: u64) -> Vec<Delta<K>> {
+        self.seen = self.seen.max(revision);
+        let mut deltas = Vec::new();
+        while let Some((answered, key)) = self.unconfirmed.pop_first() {
+            if answered >= revision {
+                self.unconfirmed.insert((answered, key));
+                break;
+            }
+            let object = self.objects.get(&key);
+            if object.is_some_and(|object| object.metadata().revision() == answered) {
+                deltas.extend(self.remove(&key));
+            }
+        }
+        deltas
+    }
+
+    /// Inserts unless what is there is at least as new. A deletion is never taken back: a version
+    /// from before it may still be on its way.
+    fn insert(&mut self, mut object: K) -> Option<Delta<K>> {
         let key = Key::of(object.metadata());
         if let Some(old) = self.objects.get(&key)
             && old.metadata().uid == object.metadata().uid
-            && old.metadata().revision() >= object.metadata().revision()
-            && old.metadata().deletion_timestamp == object.metadata().deletion_timestamp
         {
-            return None;
+            let (old, new) = (old.metadata(), object.meta_mut());
+            if old.is_deleting() && !new.is_deleting() {
+                new.deletion_timestamp.clone_from(&old.deletion_timestamp);
+            }
+            if old.revision() >= new.revision() && old.is_deleting() == new.is_deleting() {
+                return None;
+            }
         }
         self.replace(object)
     }
@@ -272,8 +319,8 @@ indexed! {
     Namespace false, Node false, Lease false, Service false, Endpoints false, EndpointSlice true,
     Deployment false, ReplicaSet true, DaemonSet false, ControllerRevision true,
     ServiceAccount false, ConfigMap false, CertificateSigningRequest false, ClusterRole false,
-    ReplicationController false, ResourceQuota false,
-    PodDisruptionBudget false,
+    ReplicationController false, ResourceQuota false, PodDisruptionBudget false,
+    StatefulSet false, PersistentVolumeClaim false, Job false, CronJob false,
 }
 
 impl Indexed for crate::kinds::Pod {
@@ -320,6 +367,59 @@ mod tests {
         let gone = store.deliver(Event::InitDone);
         assert_eq!(gone.len(), 1);
         assert!(gone[0].new.is_none());
+    }
+
+    #[test]
+    fn what_was_written_after_a_list_was_made_survives_the_list() {
+        let mut store = Store::default();
+        store.deliver(Event::Apply(pod("a", 5, json!({}))));
+        store.deliver(Event::Init);
+        store.deliver(Event::InitApply(pod("a", 5, json!({}))));
+        assert!(store.observe(pod("b", 7, json!({}))).is_some());
+        assert!(store.deliver(Event::InitDone).is_empty());
+        assert!(
+            store
+                .deliver(Event::Apply(pod("b", 7, json!({}))))
+                .is_empty()
+        );
+        store.deliver(Event::Apply(pod("c", 8, json!({}))));
+        assert_eq!(store.iter().count(), 3);
+    }
+
+    #[test]
+    fn an_answer_is_taken_in_while_a_list_shows_newer_objects_first() {
+        let mut store = Store::default();
+        store.deliver(Event::Apply(pod("b", 5, json!({}))));
+        store.deliver(Event::Init);
+        store.deliver(Event::InitApply(pod("a", 9, json!({}))));
+        assert!(store.observe(pod("c", 8, json!({}))).is_some());
+    }
+
+    #[test]
+    fn an_answer_the_watch_went_past_is_of_an_object_that_is_gone() {
+        let mut store = Store::default();
+        store.deliver(Event::Apply(pod("a", 5, json!({}))));
+        store.deliver(Event::Init);
+        // Written at 7, deleted by someone at 8, listed at 9.
+        store.observe(pod("b", 7, json!({})));
+        store.deliver(Event::InitApply(pod("a", 5, json!({}))));
+        store.deliver(Event::InitDone);
+        let deltas = store.deliver(Event::Apply(pod("a", 10, json!({}))));
+        assert!(deltas.iter().any(|delta| delta.new.is_none()));
+        assert_eq!(store.iter().count(), 1);
+    }
+
+    #[test]
+    fn a_version_from_before_an_accepted_deletion_does_not_take_it_back() {
+        let mut store = Store::default();
+        store.deliver(Event::Apply(pod("a", 5, json!({}))));
+        let key = Key::new("ns", "a");
+        assert!(store.observe_delete(&key, "uid-a").is_some());
+        store.deliver(Event::Apply(pod("a", 5, json!({}))));
+        store.deliver(Event::Apply(pod("a", 6, json!({"app": "x"}))));
+        let now = store.get(&key).unwrap();
+        assert!(now.metadata.is_deleting());
+        assert_eq!(now.metadata.label("app"), Some("x"));
     }
 
     #[test]
