@@ -22,6 +22,8 @@ mod quotas;
 mod roles;
 #[path = "cluster/services.rs"]
 mod services;
+#[path = "cluster/workloads.rs"]
+mod workloads;
 
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::ServiceAccount;

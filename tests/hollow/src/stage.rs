@@ -2,7 +2,7 @@
 //! the next step; a pod no stage applies to is as it should be.
 //!
 //! ```text
-//!   bound ─start─▶ Running ─ready─▶ Ready ──(of a Job)─complete─▶ Succeeded
+//!   bound ─start─▶ Running ─ready─▶ Ready ──(of a Job)─complete─▶ Succeeded or Failed
 //!     └────────────── deleted ─terminate─▶ Failed ─delete─▶ gone
 //! ```
 
@@ -13,6 +13,10 @@ use serde_json::{Value, json};
 
 /// Image of containers that never become ready.
 pub const BROKEN: &str = "broken";
+/// Image of containers that end with an error where they are to end.
+pub const FAILS: &str = "fails";
+/// Exit code of such a container.
+const FAILED: i32 = 1;
 /// Exit code of a process that SIGKILL ended.
 const KILLED: i32 = 137;
 
@@ -60,7 +64,10 @@ const STAGES: [Stage; 5] = [
     },
     Stage {
         applies: |pod| phase(pod) == "Running" && of_job(pod),
-        step: |pod, at| ended(pod, at, "Succeeded", 0),
+        step: |pod, at| match has_image(pod, FAILS) {
+            true => ended(pod, at, "Failed", FAILED),
+            false => ended(pod, at, "Succeeded", 0),
+        },
     },
 ];
 
@@ -186,6 +193,11 @@ fn any_broken(pod: &Pod) -> bool {
     spec(pod).containers.iter().any(broken)
 }
 
+fn has_image(pod: &Pod, image: &str) -> bool {
+    let containers = spec(pod).containers;
+    containers.iter().any(|c| c.image.as_deref() == Some(image))
+}
+
 /// Containers and readiness gates, as kubelet's `GeneratePodReadyCondition`.
 fn ready(pod: &Pod) -> bool {
     let gates = spec(pod).readiness_gates.unwrap_or_default();
@@ -285,10 +297,13 @@ mod tests {
     }
 
     #[test]
-    fn a_pod_of_a_job_succeeds() {
+    fn a_pod_of_a_job_ends() {
         let owner = json!([{"apiVersion": "batch/v1", "kind": "Job", "name": "j", "uid": "u"}]);
         let of_job = pod(json!({"metadata": {"ownerReferences": owner}}));
-        assert_eq!(phases(of_job), ["Running", "Succeeded"]);
+        assert_eq!(phases(of_job.clone()), ["Running", "Succeeded"]);
+        let mut fails = of_job;
+        fails["spec"]["containers"][0]["image"] = FAILS.into();
+        assert_eq!(phases(fails), ["Running", "Failed"]);
     }
 
     #[test]
