@@ -5,7 +5,7 @@ use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Pod, ReplicationController};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::ResourceExt;
-use kube::api::{DeleteParams, EvictParams, Patch, PatchParams};
+use kube::api::{Api, DeleteParams, EvictParams, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 
 use crate::Cluster;
@@ -23,6 +23,19 @@ fn template(name: &str, image: &str) -> Value {
 fn is_ready(pod: &Pod) -> bool {
     let conditions = pod.status.as_ref().and_then(|s| s.conditions.as_ref());
     conditions.is_some_and(|all| all.iter().any(|c| c.type_ == "Ready" && c.status == "True"))
+}
+
+fn is_marked(pod: &Pod) -> bool {
+    let conditions = pod.status.as_ref().and_then(|s| s.conditions.as_ref());
+    conditions.is_some_and(|all| all.iter().any(|c| c.type_ == "DisruptionTarget"))
+}
+
+/// Evicts the pod that is meant. kube's own `evict` names the options in a way no server reads.
+async fn evict_only(pods: &Api<Pod>, name: &str, preconditions: Value) -> kube::Result<Value> {
+    let eviction = json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": name},
+        "deleteOptions": {"preconditions": preconditions}});
+    pods.create_subresource("eviction", name, &PostParams::default(), &eviction)
+        .await
 }
 
 fn job(name: &str, image: &str, spec: &Value) -> Value {
@@ -214,7 +227,16 @@ async fn an_eviction_respects_the_budget() {
             .is_some_and(|s| s.disruptions_allowed == Some(1))
     })
     .await;
-    pods.evict(&first, &EvictParams::default()).await.unwrap();
+    let other = json!({"uid": "another"});
+    let refused = evict_only(&pods, &first, other).await.unwrap_err();
+    assert!(
+        matches!(&refused, kube::Error::Api(status) if status.code == 409),
+        "{refused}"
+    );
+    let pod = pods.get(&first).await.unwrap();
+    assert!(!is_marked(&pod), "a refused eviction leaves no mark");
+    let same = json!({"uid": pod.uid(), "resourceVersion": pod.resource_version()});
+    evict_only(&pods, &first, same).await.unwrap();
     until("it is replaced", pods, "app=rc", |p| {
         ready(2)(p) && p.iter().all(|p| p.name_any() != first)
     })

@@ -23,6 +23,9 @@ use budget::{Budget, Taken};
 const SEVERAL: &str = "This pod has more than one PodDisruptionBudget, which the eviction \
                        subresource does not support.";
 
+const NOT_THE_ONE: &str = "the precondition does not match the object in record. The object might \
+                           have been modified, or deleted and then recreated";
+
 pub async fn evict(call: &Call) -> Result<Answer, Status> {
     let (json, _) = write::decode_plain(call, body_schema(call)?)?;
     let eviction: serde_json::Value = serde_json::from_slice(&json).map_err(Status::internal)?;
@@ -31,7 +34,7 @@ pub async fn evict(call: &Call) -> Result<Answer, Status> {
         let text = "name in URL does not match name in Eviction object";
         return Err(Status::bad_request(text));
     }
-    let options: delete::DeleteOptions = match eviction.get("deleteOptions") {
+    let mut options: delete::DeleteOptions = match eviction.get("deleteOptions") {
         Some(options) if !options.is_null() => serde_json::from_value(options.clone())
             .map_err(|e| Status::bad_request(e.to_string()))?,
         _ => delete::DeleteOptions::default(),
@@ -45,12 +48,7 @@ pub async fn evict(call: &Call) -> Result<Answer, Status> {
     // Before the pod is told: an eviction that is refused leaves no trace.
     budget_writes(call, &pod)?;
     if !call.dry_run()? && options.dry_run.is_empty() {
-        let now = call.now_text();
-        let tell = move |doc: &mut Doc<'_>| -> Result<(), Status> {
-            set_condition(doc, &now);
-            Ok(())
-        };
-        attempt::update(call, "eviction", &Update::With(&tell)).await?;
+        tell(call, &mut options).await?;
     }
     let extra = |pod: &Object| budget_writes(call, pod);
     delete::delete_with(call, namespace, name, &options, &extra).await?;
@@ -61,6 +59,35 @@ pub async fn evict(call: &Call) -> Result<Answer, Status> {
         json: status.into(),
         warnings: Vec::new(),
     })
+}
+
+/// The pod learns why it goes, if it is the one that is meant; a version that is asked for becomes the
+/// one this makes (`addConditionAndDeletePod`).
+async fn tell(call: &Call, options: &mut delete::DeleteOptions) -> Result<(), Status> {
+    let now = call.now_text();
+    let asked = options.preconditions.clone().unwrap_or_default();
+    let edit = move |doc: &mut Doc<'_>| -> Result<(), Status> {
+        let pairs = [
+            (&asked.uid, doc.meta("uid")),
+            (&asked.resource_version, doc.meta("resourceVersion")),
+        ];
+        let differs =
+            |(asked, is): &(&Option<String>, &str)| asked.as_ref().is_some_and(|a| a != is);
+        if pairs.iter().any(differs) {
+            return Err(Status::conflict("", "pods", doc.name(), NOT_THE_ONE));
+        }
+        set_condition(doc, &now);
+        Ok(())
+    };
+    let answer = attempt::update(call, "eviction", &Update::With(&edit)).await?;
+    let asked = options.preconditions.as_mut();
+    if let Some(version) = asked.and_then(|asked| asked.resource_version.as_mut()) {
+        let told: serde_json::Value =
+            serde_json::from_slice(&answer.json).map_err(Status::internal)?;
+        let now = told["metadata"]["resourceVersion"].as_str();
+        now.unwrap_or_default().clone_into(version);
+    }
+    Ok(())
 }
 
 /// Finished, ending and pending pods serve nobody (`canIgnorePDB`).
@@ -140,7 +167,7 @@ fn row(group: &str, plural: &str) -> Result<&'static api::Resource, Status> {
     row.map(stored_row).ok_or_else(Status::page_not_found)
 }
 
-/// The pod learns why it goes.
+/// The condition that says why the pod goes.
 fn set_condition(doc: &mut Doc<'_>, now: &str) {
     let arena = doc.arena();
     let mut condition = DocObject::new_in(arena);
