@@ -1,7 +1,6 @@
 //! `cargo xtask build`: the BPF object, then the release binary that carries it.
 
 use std::path::PathBuf;
-use std::process::Command;
 
 use anyhow::{Context, Result};
 

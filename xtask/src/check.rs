@@ -5,8 +5,6 @@ mod arrows;
 mod licences;
 mod tidy;
 
-use std::process::Command;
-
 use anyhow::{Result, bail};
 use serde_json::Value;
 

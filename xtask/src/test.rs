@@ -1,15 +1,13 @@
 //! `cargo xtask test`: unit tests of every crate, then what needs the real kernel: BPF programs
-//! under BPF_PROG_TEST_RUN and labs with the real binary; then the tests of upstream's suite that
-//! passed before, where Go is there to build it.
+//! under BPF_PROG_TEST_RUN and labs with the real binary.
 
 use std::path::Path;
-use std::process::Command;
 
 use anyhow::Result;
 
 use crate::lab::Lab;
 use crate::progress::Progress;
-use crate::{build, command, conformance, images, setup, workspace};
+use crate::{build, command, images, setup, workspace};
 
 /// Labs made by tests begin with this.
 pub const LABS: &str = "t-";
@@ -28,12 +26,7 @@ pub fn test(only: Option<&str>) -> Result<()> {
     let ours = cargo(&["test", "--workspace", "--no-fail-fast"], &object, only);
     down()?;
     progress.mark("tests");
-    // a filter asks for tests by name; these are upstream's
-    let suite = match only {
-        None => conformance::guarded(&progress),
-        Some(_) => Ok(()),
-    };
-    ours.and(suite)
+    ours
 }
 
 fn cargo(args: &[&str], object: &Path, only: Option<&str>) -> Result<()> {
