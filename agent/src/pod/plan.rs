@@ -9,11 +9,15 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::{Container, Pod};
 use k8s_openapi::jiff::Timestamp;
 
-use super::backoff::Backoff;
+use super::backoff::{Backoff, add};
 use super::observed::{self, Observed, State};
 use super::probe::Results;
 use super::resize::{self, Resize};
 use super::spec::{self, Role};
+
+/// How long a failed pull is told as such before it is told as held back (upstream: `kubelet.go`
+/// backOffPeriod, after which the pod is synced again).
+const PULL_ERROR_SHOWN: Duration = Duration::from_secs(10);
 
 /// What a worker remembers that neither the API nor the runtime holds.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -22,8 +26,8 @@ pub struct Memory {
     pub crash: BTreeMap<String, Backoff>,
     /// Why a container that should run does not; shown as its waiting state.
     pub waiting: BTreeMap<String, Waiting>,
-    /// A start failed: the next attempt is not before this time.
-    pub hold: BTreeMap<String, Timestamp>,
+    /// A start failed: the next attempt has to wait.
+    pub hold: BTreeMap<String, Hold>,
     /// The same for the sandbox.
     pub sandbox_hold: Option<Timestamp>,
     /// The node ended the pod: it is Failed for this reason, whatever its containers say.
@@ -31,6 +35,14 @@ pub struct Memory {
     /// Whether running containers may be given other resources now, and not before when.
     pub resize: Resize,
     pub resize_hold: Option<Timestamp>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hold {
+    /// When the start failed.
+    pub since: Timestamp,
+    /// When the next attempt may begin.
+    pub until: Timestamp,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -358,7 +370,7 @@ impl Plan {
         } = input;
         let mut start = Vec::new();
         for name in std::mem::take(&mut self.start) {
-            let held = memory.hold.get(&name).copied().filter(|until| *until > now);
+            let held = memory.hold.get(&name).filter(|hold| hold.until > now);
             let failed = observed
                 .latest(&name)
                 .filter(|c| c.state == State::Exited)
@@ -381,13 +393,15 @@ impl Plan {
                     message,
                 };
                 self.backing_off.insert(name, waiting);
-            } else if let Some(until) = held {
-                self.wake_at(until);
-                if let Some(failure) = memory
-                    .waiting
-                    .get(&name)
-                    .filter(|w| w.reason == "ErrImagePull")
-                {
+            } else if let Some(hold) = held {
+                let failure = memory.waiting.get(&name);
+                let shown = add(hold.since, PULL_ERROR_SHOWN);
+                let failure = failure.filter(|why| why.reason == "ErrImagePull");
+                self.wake_at(match failure {
+                    Some(_) if shown > now => hold.until.min(shown),
+                    Some(_) | None => hold.until,
+                });
+                if let Some(failure) = failure.filter(|_| shown <= now) {
                     let image = spec::find(pod, &name)
                         .and_then(|(_, c)| c.image)
                         .unwrap_or_default();

@@ -171,14 +171,24 @@ fn crash_loops_wait_and_say_until_when() {
 }
 
 #[test]
-fn a_failed_pull_backs_off_under_its_own_reason() {
+fn a_failed_pull_is_told_before_it_backs_off_under_its_own_reason() {
     let mut memory = Memory::default();
-    memory.hold.insert("c".to_owned(), at(NOW + 20));
+    let hold = Hold {
+        since: at(NOW),
+        until: at(NOW + 20),
+    };
+    memory.hold.insert("c".to_owned(), hold);
     let why = Waiting {
         reason: "ErrImagePull".to_owned(),
         message: "no".to_owned(),
     };
     memory.waiting.insert("c".to_owned(), why);
+    let plan = plan_with(&one("Always"), &running(vec![]), &memory, &BTreeMap::new());
+    assert!(plan.start.is_empty() && plan.backing_off.is_empty());
+    assert_eq!(plan.wake, Some(at(NOW + 10)));
+
+    let since = at(NOW - 10);
+    memory.hold.insert("c".to_owned(), Hold { since, ..hold });
     let plan = plan_with(&one("Always"), &running(vec![]), &memory, &BTreeMap::new());
     assert!(plan.start.is_empty());
     assert_eq!(plan.backing_off["c"].reason, "ImagePullBackOff");

@@ -6,6 +6,7 @@ use tokio::sync::oneshot;
 use super::{RETRY, SANDBOX_RETRY, Worker};
 use crate::pod::apply::Progress;
 use crate::pod::backoff::{Backoff, add};
+use crate::pod::plan::Hold;
 use crate::pod::spec;
 
 impl Worker {
@@ -37,13 +38,17 @@ impl Worker {
                 true
             }
             Progress::Retry { container } => {
-                self.memory.hold.insert(container, add(now, RETRY));
+                let until = add(now, RETRY);
+                self.memory
+                    .hold
+                    .insert(container, Hold { since: now, until });
                 false
             }
             Progress::PullFailed { container } => {
                 let next = Backoff::next(self.pulls.get(&container).copied(), now, now);
                 if let Some((until, _)) = next.blocked_until(now, now) {
-                    self.memory.hold.insert(container.clone(), until);
+                    let hold = Hold { since: now, until };
+                    self.memory.hold.insert(container.clone(), hold);
                 }
                 self.pulls.insert(container, next);
                 false
@@ -64,7 +69,8 @@ impl Worker {
                 false
             }
             Progress::SandboxFailed => {
-                self.hold_all(add(now, SANDBOX_RETRY));
+                let until = add(now, SANDBOX_RETRY);
+                self.hold_all(Hold { since: now, until });
                 true
             }
         }
@@ -83,12 +89,12 @@ impl Worker {
         });
     }
 
-    /// No sandbox and, where there is one, none of its containers before `until`.
-    fn hold_all(&mut self, until: Timestamp) {
-        self.memory.sandbox_hold = Some(until);
+    /// No sandbox and, where there is one, none of its containers before the end of `hold`.
+    fn hold_all(&mut self, hold: Hold) {
+        self.memory.sandbox_hold = Some(hold.until);
         if self.observed.ready_sandbox().is_some() {
             let containers = spec::containers(&self.pod).into_iter();
-            let held = containers.map(|(_, container)| (container.name, until));
+            let held = containers.map(|(_, container)| (container.name, hold));
             self.memory.hold.extend(held);
         }
     }
