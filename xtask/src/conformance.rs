@@ -81,7 +81,7 @@ pub struct Options {
     /// Only tests of this SIG (apps, network, …); may be given several times
     #[arg(long, value_name = "NAME")]
     pub sig: Vec<String>,
-    /// Only tests whose name matches
+    /// Only tests whose name matches; if no conformance test does, those of upstream's other tests that do
     #[arg(long, value_name = "REGEX")]
     pub focus: Option<Regex>,
     /// No test whose name matches
@@ -132,7 +132,7 @@ struct Plan {
 /// Runs the suite; an error if a test failed.
 pub fn conformance(options: &Options) -> Result<()> {
     let progress = Progress::shown();
-    let plan = Plan::new(options)?;
+    let plan = Plan::new(options, &progress)?;
     let programs = programs(&progress)?;
     cluster::prepare(options, &progress)?;
     let dir = folder(plan.section)?;
@@ -163,7 +163,7 @@ pub fn conformance(options: &Options) -> Result<()> {
 }
 
 impl Plan {
-    fn new(options: &Options) -> Result<Plan> {
+    fn new(options: &Options, progress: &Progress) -> Result<Plan> {
         let (list, section) = kind(options)?;
         let selection = Selection {
             sigs: options.sig.clone(),
@@ -184,7 +184,12 @@ impl Plan {
         }
         ensure!(options.parallel > 0, "--parallel: at least 1");
         let protocols = fs::read_to_string("/proc/net/protocols").unwrap_or_default();
-        let (tests, cannot) = suite::able(selection.of(&tests(list)?)?, &protocols);
+        let mut chosen = selection.of(&tests(list)?)?;
+        if chosen.is_empty() && selection.focus.is_some() {
+            chosen = selection.of(&whole_suite(progress)?)?;
+        }
+        ensure!(!chosen.is_empty(), "no test is chosen");
+        let (tests, cannot) = suite::able(chosen, &protocols);
         Ok(Plan {
             tests,
             cannot,
@@ -229,6 +234,13 @@ fn tests(list: &str) -> Result<Vec<Test>> {
     let path = workspace::root().join(list);
     let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
     suite::parse(&text).with_context(|| list.to_owned())
+}
+
+/// Every test that upstream's program has.
+fn whole_suite(progress: &Progress) -> Result<Vec<Test>> {
+    let mut list = Command::new(upstream::program(progress, &upstream::E2E)?);
+    list.arg("--list-tests");
+    Ok(suite::listed(&command::output(&mut list)?))
 }
 
 fn names(path: &Path) -> Result<Vec<String>> {

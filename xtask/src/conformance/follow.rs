@@ -32,12 +32,17 @@ impl Follow {
         None
     }
 
+    /// Tests that have ended.
+    pub fn done(&self) -> usize {
+        self.passed + self.failed
+    }
+
     /// For people who wait; `of` is the number of chosen tests.
     pub fn status(&self, of: usize) -> String {
         let Follow { passed, failed, .. } = self;
         format!(
             "{} of {of} done: {passed} passed, {failed} failed",
-            passed + failed
+            self.done()
         )
     }
 }

@@ -22,6 +22,9 @@ use crate::progress::Progress;
 
 /// Between two lines that say how far a run is.
 const SHOW: Duration = Duration::from_secs(15);
+/// When no test has ended for so long, those that run wait for what will never be: they are ended and
+/// have failed. The longest test takes 518 s on upstream's own cluster.
+const STALLED: Duration = Duration::from_secs(600);
 /// Time ginkgo has, once told to end, before it and its workers are killed. Its tests have
 /// [`GRACE`] to clean up.
 const END: Duration = Duration::from_secs(60);
@@ -175,25 +178,33 @@ impl Started {
         let mut log = File::create(self.dir.join("output.log"))?;
         let mut lines = Lines::default();
         let mut shown = Instant::now();
-        let mut interrupted: Option<Instant> = None;
+        let mut interrupted = false;
+        let mut ending: Option<Instant> = None;
+        let mut latest = Instant::now();
         loop {
-            let wait = match interrupted {
+            let wait = match ending {
                 Some(since) => END.saturating_sub(since.elapsed()),
                 None => SHOW.saturating_sub(shown.elapsed()),
             };
             let (readable, signalled) = ready(&self.output, interrupt, wait)?;
             if signalled && interrupt.taken() {
                 // the second Ctrl-C does not wait for anyone
-                let signal = if interrupted.is_none() {
-                    Signal::SIGINT
-                } else {
+                let signal = if interrupted {
                     Signal::SIGKILL
+                } else {
+                    Signal::SIGINT
                 };
                 progress.mark("ending the tests");
                 self.signal(signal);
-                interrupted.get_or_insert_with(Instant::now);
-            } else if interrupted.is_some_and(|since| since.elapsed() >= END) {
+                interrupted = true;
+                ending.get_or_insert_with(Instant::now);
+            } else if ending.is_some_and(|since| since.elapsed() >= END) {
                 self.signal(Signal::SIGKILL);
+            } else if ending.is_none() && latest.elapsed() >= STALLED {
+                let minutes = STALLED.as_secs() / 60;
+                progress.mark(format!("ending the tests: none ended in {minutes} minutes"));
+                self.signal(Signal::SIGINT);
+                ending = Some(Instant::now());
             }
             if readable {
                 let mut buffer = [0; 1 << 16];
@@ -202,8 +213,12 @@ impl Started {
                     break;
                 }
                 log.write_all(&buffer[..n])?;
+                let before = lines.follow.done();
                 for failed in lines.take(&buffer[..n]) {
                     progress.mark(format!("FAILED {failed}"));
+                }
+                if lines.follow.done() > before {
+                    latest = Instant::now();
                 }
             }
             if shown.elapsed() >= SHOW {
@@ -213,7 +228,7 @@ impl Started {
         }
         self.child.wait()?;
         progress.mark(lines.follow.status(self.of));
-        self.finish(interrupted.is_some())
+        self.finish(interrupted)
     }
 
     fn finish(self, interrupted: bool) -> Result<Ended> {

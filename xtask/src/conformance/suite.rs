@@ -64,6 +64,23 @@ fn yes(word: &str) -> Result<bool> {
     }
 }
 
+/// Every test of the suite, from what `e2e.test --list-tests` prints: `FILE:LINE: NAME` a test. Those of
+/// features that a cluster need not have are left out. Nothing is known of what they need.
+pub fn listed(text: &str) -> Vec<Test> {
+    const OPTIONAL: &str = "[Feature:";
+    text.lines()
+        .filter_map(|line| line.split_once(": [sig-"))
+        .filter(|(_, rest)| !rest.contains(OPTIONAL))
+        .map(|(_, rest)| Test {
+            sig: rest.split(']').next().unwrap_or(rest).to_owned(),
+            serial: rest.contains("[Serial]"),
+            api_only: false,
+            upstream: None,
+            name: format!("[sig-{rest}"),
+        })
+        .collect()
+}
+
 /// What a run takes of a list; everything must hold.
 #[derive(Debug, Default)]
 pub struct Selection {
@@ -90,7 +107,7 @@ impl Selection {
         sigs.is_empty() && focus.is_none() && skip.is_none() && names.is_none()
     }
 
-    /// The chosen tests, in the list's order.
+    /// The chosen tests, in the list's order; there may be none.
     pub fn of(&self, tests: &[Test]) -> Result<Vec<Test>> {
         for wanted in &self.sigs {
             if !tests.iter().any(|test| test.sig == sig(wanted)) {
@@ -103,13 +120,8 @@ impl Selection {
                 "no test {name:?}"
             );
         }
-        let chosen: Vec<Test> = tests
-            .iter()
-            .filter(|test| self.takes(test))
-            .cloned()
-            .collect();
-        ensure!(!chosen.is_empty(), "no test is chosen");
-        Ok(chosen)
+        let chosen = tests.iter().filter(|test| self.takes(test));
+        Ok(chosen.cloned().collect())
     }
 
     fn takes(&self, test: &Test) -> bool {
@@ -223,6 +235,22 @@ mod tests {
         assert!(tests[1].serial && tests[2].api_only);
         assert!(parse(&format!("{HEADER}\napps\tmaybe\tno\t1\tx")).is_err());
         assert!(parse("name\n").is_err());
+    }
+
+    #[test]
+    fn the_suite_lists_more_tests_than_conformance_has() {
+        let text = "The following spec names can be used:\n\
+             \u{20}   k8s.io/x/networking.go:147: [sig-network] Networking should route: http\n\
+             \u{20}   k8s.io/x/networking.go:177: [sig-network] Networking: sctp [Feature:SCTPConnectivity]\n\
+             \u{20}   k8s.io/x/daemon.go:1: [sig-apps] Daemon set [Serial] should roll back\n";
+        let tests = listed(text);
+        let facts: Vec<_> = tests
+            .iter()
+            .map(|test| (test.sig.as_str(), test.serial, test.name.as_str()))
+            .collect();
+        let http = "[sig-network] Networking should route: http";
+        let daemon = "[sig-apps] Daemon set [Serial] should roll back";
+        assert_eq!(facts, [("network", false, http), ("apps", true, daemon)]);
     }
 
     #[test]
