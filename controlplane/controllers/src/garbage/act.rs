@@ -6,7 +6,8 @@ use kube::Client;
 use serde_json::{Value, json};
 
 use super::graph::{
-    FOREGROUND, Kind, ORPHAN, Object, Owner, OwnerState, Uid, Verdict, Work, judge,
+    Dependents, FOREGROUND, FOREGROUND_POLICY, Kind, ORPHAN, Object, Owner, OwnerState, Uid,
+    Verdict, Work, judge,
 };
 
 const METADATA: &str =
@@ -38,8 +39,8 @@ pub async fn act(client: &Client, resources: &[Kind], work: Work) -> Result<Acte
         Work::Judge {
             object,
             owners,
-            has_dependents,
-        } => judge_live(client, resources, object, owners, has_dependents).await,
+            dependents,
+        } => judge_live(client, resources, object, owners, dependents).await,
         Work::ReleaseForeground(object) => {
             remove_finalizer(client, &path(resources, &object), &object.uid, FOREGROUND).await?;
             Ok(Acted::default())
@@ -61,7 +62,7 @@ async fn judge_live(
     resources: &[Kind],
     object: Object,
     mut owners: Vec<(Owner, OwnerState)>,
-    has_dependents: bool,
+    dependents: Dependents,
 ) -> Result<Acted, Error> {
     let path = path(resources, &object);
     let Some(live) = get(client, &path, &object.uid).await? else {
@@ -92,26 +93,33 @@ async fn judge_live(
     }
     let finalizers: Vec<String> =
         serde_json::from_value(live["metadata"]["finalizers"].clone()).unwrap_or_default();
-    match judge(&known, has_dependents, &finalizers) {
+    match judge(&known, dependents, &finalizers) {
         Verdict::Keep => {}
         Verdict::DropReferences(gone) => {
             drop_references(client, &path, &object.uid, &gone).await?;
         }
-        Verdict::Delete(policy) => {
-            let version = live["metadata"]["resourceVersion"].clone();
-            let body = json!({"kind": "DeleteOptions", "apiVersion": "v1",
-                "propagationPolicy": policy,
-                "preconditions": {"uid": &*object.uid, "resourceVersion": version}});
-            send(
-                client,
-                Method::DELETE,
-                &path,
-                Some(("application/json", &body)),
-            )
-            .await?;
+        Verdict::Delete(policy) => delete(client, &path, &live["metadata"], policy).await?,
+        Verdict::UnblockAndDelete => {
+            let mut open = references;
+            for reference in &mut open {
+                reference["blockOwnerDeletion"] = Value::Bool(false);
+            }
+            let meta = &live["metadata"];
+            let open = Value::Array(open);
+            if let Some(live) = patch(client, &path, meta, "ownerReferences", open).await? {
+                delete(client, &path, &live["metadata"], FOREGROUND_POLICY).await?;
+            }
         }
     }
     Ok(acted)
+}
+
+/// Deletes the object if it is still as `meta` says.
+async fn delete(client: &Client, path: &str, meta: &Value, policy: &str) -> Result<(), Error> {
+    let body = json!({"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": policy,
+        "preconditions": {"uid": meta["uid"], "resourceVersion": meta["resourceVersion"]}});
+    let content = Some(("application/json", &body));
+    send(client, Method::DELETE, path, content).await.map(drop)
 }
 
 async fn look_up(
@@ -178,7 +186,9 @@ async fn drop_references(
     } else {
         Value::Array(references)
     };
-    patch(client, path, meta, "ownerReferences", value).await
+    patch(client, path, meta, "ownerReferences", value)
+        .await
+        .map(drop)
 }
 
 async fn remove_finalizer(
@@ -202,22 +212,24 @@ async fn remove_finalizer(
     } else {
         Value::Array(finalizers)
     };
-    patch(client, path, meta, "finalizers", value).await
+    patch(client, path, meta, "finalizers", value)
+        .await
+        .map(drop)
 }
 
-/// Replaces one field of the metadata, if the object has not changed meanwhile.
+/// Replaces one field of the metadata, if the object has not changed meanwhile; returns what it is then.
 async fn patch(
     client: &Client,
     path: &str,
     meta: &Value,
     field: &str,
     value: Value,
-) -> Result<(), Error> {
+) -> Result<Option<Value>, Error> {
     let mut body = json!({"metadata": {"uid": meta["uid"],
         "resourceVersion": meta["resourceVersion"]}});
     body["metadata"][field] = value;
     let content = Some(("application/merge-patch+json", &body));
-    send(client, Method::PATCH, path, content).await.map(drop)
+    send(client, Method::PATCH, path, content).await
 }
 
 /// The live metadata, if it is still the same object.

@@ -13,6 +13,8 @@ use crate::object::Key;
 
 pub const FOREGROUND: &str = "foregroundDeletion";
 pub const ORPHAN: &str = "orphan";
+/// The propagation policy that sets [`FOREGROUND`].
+pub const FOREGROUND_POLICY: &str = "Foreground";
 /// Owners known to be gone.
 const MAX_ABSENT: usize = 10_000;
 
@@ -100,7 +102,7 @@ pub enum Work {
     Judge {
         object: Object,
         owners: Vec<(Owner, OwnerState)>,
-        has_dependents: bool,
+        dependents: Dependents,
     },
     /// Nothing blocks its deletion any more.
     ReleaseForeground(Object),
@@ -121,6 +123,15 @@ pub enum OwnerState {
     Absent,
     /// Not in the graph: the API server must be asked.
     Unknown,
+}
+
+/// What hangs on an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dependents {
+    None,
+    Some,
+    /// One of them waits for its own dependents: perhaps the object is among those, in a circle.
+    Waiting,
 }
 
 /// A kind that is or was served; its place is its number and never changes.
@@ -212,8 +223,11 @@ impl Graph {
         }
         let mut tasks = Vec::new();
         for owner in old.iter().flat_map(|old| &old.owners) {
-            if object.owner(&owner.uid).is_none() {
+            let now = object.owner(&owner.uid);
+            if now.is_none() {
                 self.unlink(&owner.uid, &uid);
+            }
+            if now.is_none_or(|now| owner.block && !now.block) {
                 tasks.extend(self.waiting(&owner.uid));
             }
         }
@@ -299,11 +313,18 @@ impl Graph {
         if owners.iter().all(|(_, state)| *state == OwnerState::Solid) {
             return None;
         }
-        let has_dependents = self.dependents_of(&object.uid).next().is_some();
+        let mut dependents = self.dependents_of(&object.uid).peekable();
+        let dependents = if dependents.peek().is_none() {
+            Dependents::None
+        } else if dependents.any(|dependent| dependent.foreground) {
+            Dependents::Waiting
+        } else {
+            Dependents::Some
+        };
         Some(Work::Judge {
             object: object.clone(),
             owners,
-            has_dependents,
+            dependents,
         })
     }
 
@@ -345,10 +366,17 @@ pub enum Verdict {
     DropReferences(Vec<Uid>),
     /// Delete, with this propagation policy.
     Delete(&'static str),
+    /// Let it block none of its owners, then delete it in the foreground: else owners and dependents
+    /// in a circle would wait for each other.
+    UnblockAndDelete,
 }
 
 /// Mechanism of `attemptToDeleteItem`, once the state of every owner is known.
-pub fn judge(owners: &[(Uid, OwnerState)], has_dependents: bool, finalizers: &[String]) -> Verdict {
+pub fn judge(
+    owners: &[(Uid, OwnerState)],
+    dependents: Dependents,
+    finalizers: &[String],
+) -> Verdict {
     let of = |wanted: OwnerState| owners.iter().filter(move |(_, state)| *state == wanted);
     let is_known = of(OwnerState::Unknown).next().is_none();
     if owners.is_empty() || !is_known {
@@ -364,14 +392,16 @@ pub fn judge(owners: &[(Uid, OwnerState)], has_dependents: bool, finalizers: &[S
             Verdict::DropReferences(gone)
         };
     }
-    if is_waiting && has_dependents {
-        return Verdict::Delete("Foreground");
+    match dependents {
+        Dependents::Waiting if is_waiting => return Verdict::UnblockAndDelete,
+        Dependents::Some if is_waiting => return Verdict::Delete(FOREGROUND_POLICY),
+        Dependents::None | Dependents::Some | Dependents::Waiting => {}
     }
     let has = |name: &str| finalizers.iter().any(|f| f == name);
     Verdict::Delete(if has(ORPHAN) {
         "Orphan"
     } else if has(FOREGROUND) {
-        "Foreground"
+        FOREGROUND_POLICY
     } else {
         "Background"
     })
@@ -468,6 +498,31 @@ mod tests {
     }
 
     #[test]
+    fn a_circle_of_owners_is_seen_and_opened_where_it_closes() {
+        let waits = |object: Object| Object {
+            deleting: true,
+            foreground: true,
+            ..object
+        };
+        let mut graph = Graph::default();
+        graph.set(waits(object("a", &["c"])));
+        graph.set(waits(object("b", &["a"])));
+        graph.set(object("c", &["b"]));
+        let collect = |uid: &str| Task::Collect(uid.into());
+        assert_eq!(graph.work(&collect("b")), None, "c blocks it");
+        let Some(Work::Judge { dependents, .. }) = graph.work(&collect("c")) else {
+            panic!()
+        };
+        assert_eq!(dependents, Dependents::Waiting);
+
+        let mut open = object("c", &["b"]);
+        open.owners[0].block = false;
+        assert!(graph.set(open).contains(&collect("b")));
+        let work = graph.work(&collect("b"));
+        assert!(matches!(work, Some(Work::ReleaseForeground(_))));
+    }
+
+    #[test]
     fn the_verdict_depends_on_every_owner() {
         let uid = |text: &str| -> Uid { text.into() };
         let (solid, gone) = (
@@ -476,18 +531,32 @@ mod tests {
         );
         let waiting = (uid("c"), OwnerState::Waiting);
         let unknown = (uid("d"), OwnerState::Unknown);
-        assert_eq!(judge(&[], false, &[]), Verdict::Keep);
-        assert_eq!(judge(&[gone.clone(), unknown], false, &[]), Verdict::Keep);
+        assert_eq!(judge(&[], Dependents::None, &[]), Verdict::Keep);
         assert_eq!(
-            judge(&[solid, gone.clone()], false, &[]),
+            judge(&[gone.clone(), unknown], Dependents::None, &[]),
+            Verdict::Keep
+        );
+        assert_eq!(
+            judge(&[solid, gone.clone()], Dependents::None, &[]),
             Verdict::DropReferences(vec![uid("b")])
         );
         assert_eq!(
-            judge(std::slice::from_ref(&gone), false, &[]),
+            judge(std::slice::from_ref(&gone), Dependents::None, &[]),
             Verdict::Delete("Background")
         );
         let orphan = [ORPHAN.to_owned()];
-        assert_eq!(judge(&[gone], false, &orphan), Verdict::Delete("Orphan"));
-        assert_eq!(judge(&[waiting], true, &[]), Verdict::Delete("Foreground"));
+        assert_eq!(
+            judge(&[gone], Dependents::None, &orphan),
+            Verdict::Delete("Orphan")
+        );
+        let waiting = [waiting];
+        assert_eq!(
+            judge(&waiting, Dependents::Some, &[]),
+            Verdict::Delete("Foreground")
+        );
+        assert_eq!(
+            judge(&waiting, Dependents::Waiting, &[]),
+            Verdict::UnblockAndDelete
+        );
     }
 }
