@@ -19,7 +19,7 @@ use abi::{Hook, Outcome, V4, V6};
 use machine::{Machine, Way};
 use memory::*;
 use packet::{ACK, FIN, Packet, RST, SYN};
-use world::{OUT_IF, POD2_IF, Sample, World};
+use world::{OUT_IF, POD2_IF, POD3_IF, Sample, World};
 
 /// A case by its name.
 type Case<A> = (&'static str, fn(&mut World<A>));
@@ -72,6 +72,7 @@ fn in_the_kernel<A: Sample>(name: &str) {
 cases! {
     a_pod_reaches_a_service_and_hears_its_address;
     packets_that_must_not_pass_are_dropped_with_their_reason;
+    datagrams_in_fragments_stay_together;
     a_service_without_endpoints_refuses;
     the_outside_is_reached_with_a_claimed_port;
     a_node_port_with_a_remote_backend_is_translated_twice;
@@ -164,6 +165,45 @@ fn packets_that_must_not_pass_are_dropped_with_their_reason<A: Sample>(w: &mut W
     assert_eq!(from(w, &syn(addr(A::POD2))), Way::Drop);
     expect(w, Outcome::NotReady);
     assert_eq!(w.flows(), 0, "no entry for what was dropped");
+}
+
+fn datagrams_in_fragments_stay_together<A: Sample>(w: &mut World<A>) {
+    const SPLIT: usize = 16;
+    fn send<A: Sample>(w: &mut World<A>, ifindex: u32, packet: &Packet) -> Packet {
+        Packet::join(&packet.fragments(SPLIT).map(|part| {
+            let (way, out) = w.arrive(Hook::PodOut, ifindex, &part);
+            assert_eq!(way, Way::Redirect);
+            out
+        }))
+    }
+    w.service(1, A::VIP, 53, abi::PROTO_UDP, &[(A::POD3, 5353, 1)]);
+    let question = Packet {
+        payload: (0..100).collect(),
+        ..Packet::udp((addr(A::POD2), 40_000), (addr(A::VIP), 53))
+    };
+    let [_, overtaking] = question.fragments(SPLIT);
+    let (way, _) = w.arrive(Hook::PodOut, POD2_IF, &overtaking);
+    assert_eq!(way, Way::Drop);
+    assert_eq!(w.count(Hook::PodOut, Outcome::Fragment), 1);
+    for _ in ["a new flow", "a known one"] {
+        let out = send(w, POD2_IF, &question);
+        let expected = Packet {
+            dst: addr(A::POD3),
+            dst_port: 5353,
+            ..question.clone()
+        };
+        assert_eq!(out, expected);
+        assert_eq!(send(w, POD3_IF, &out.reply(0)), question.reply(0));
+    }
+    assert_eq!(w.flows(), 2);
+
+    let outwards = Packet {
+        dst: addr(A::OUTSIDE),
+        ..question
+    };
+    let out = send(w, POD2_IF, &outwards);
+    assert_eq!((out.src, out.ttl), (addr(A::NODE), 63));
+    assert_eq!(out.payload, outwards.payload);
 }
 
 fn a_service_without_endpoints_refuses<A: Sample>(w: &mut World<A>) {

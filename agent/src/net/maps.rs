@@ -118,6 +118,8 @@ family_tables! {
     RevTable<A>: abi::FeKey<A> => abi::RevValue<A>, map::REV4, map::REV6;
     /// `aff4/6`.
     AffTable<A>: abi::AffKey<A> => abi::AffValue, map::AFF4, map::AFF6;
+    /// `frag4/6`.
+    FragTable<A>: abi::FragKey<A> => abi::FragValue, map::FRAG4, map::FRAG6;
     /// `sock4/6`.
     SockTable<A>: abi::SockKey<A> => abi::SockValue<A>, map::SOCK4, map::SOCK6;
 }

@@ -4,6 +4,8 @@
 //! The partner of an entry is keyed by the reversed tuple after the rewrite:
 //! `{src: value.dst, dst: value.src, src_port: value.dst_port, dst_port: value.src_port}`.
 
+use bytemuck::{Pod, Zeroable};
+
 use crate::pod::family_pod;
 use crate::{Addr, PROTO_TCP, Port};
 
@@ -65,6 +67,26 @@ family_pod! {
         /// Node a packet was forwarded by (source-preserving NodePort); 0 otherwise (reserved).
         pub via: u16,
     }
+}
+
+family_pod! {
+    /// Key of `frag4/6`: the datagram a fragment belongs to (RFC 791, RFC 8200).
+    pub struct FragKey<A> {
+        pub src: A,
+        pub dst: A,
+        /// Identification, as it lies in the header; 16 bits for IPv4.
+        pub id: u32,
+        pub proto: u8,
+        pub reserved: [u8; 3],
+    }
+}
+
+/// Value of `frag4/6`: the ports in the first fragment. Written by the programs.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Pod, Zeroable)]
+pub struct FragValue {
+    pub src: Port,
+    pub dst: Port,
 }
 
 family_pod! {

@@ -80,7 +80,7 @@ outcomes! {
     Malformed = 16, "malformed";
     /// Neither IPv4, IPv6 nor neighbour discovery.
     NotIp = 17, "not_ip";
-    /// Fragments (a later version tracks them).
+    /// A fragment whose datagram's first one, with the ports, was not seen before it.
     Fragment = 18, "fragment";
     /// A protocol that is not TCP, UDP, SCTP or ICMP.
     Protocol = 19, "protocol_not_supported";
@@ -181,6 +181,8 @@ pub enum Tail {
     Judge6 = 19,
     Resume4 = 20,
     Resume6 = 21,
+    Part4 = 22,
+    Part6 = 23,
 }
 
 impl Tail {
@@ -208,6 +210,8 @@ impl Tail {
         (Self::Judge6, "judge_6"),
         (Self::Resume4, "resume_4"),
         (Self::Resume6, "resume_6"),
+        (Self::Part4, "part_4"),
+        (Self::Part6, "part_6"),
     ];
 }
 

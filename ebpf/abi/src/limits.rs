@@ -40,6 +40,8 @@ pub const CT6_ANY: u32 = 16_384;
 pub const SOCKETS: u32 = 8192;
 /// Clients of Services with session affinity in each of `aff4`, `aff6`.
 pub const AFFINITY: u32 = 16_384;
+/// Datagrams in fragments whose ports are remembered, in each of `frag4`, `frag6`.
+pub const FRAGMENTS: u32 = 4096;
 /// Bytes of the event ring buffer (power of two, multiple of the page size).
 pub const EVENT_BYTES: u32 = 1 << 20;
 /// Ports tried for one SNAT before the flow is dropped with `Outcome::SnatExhausted`.

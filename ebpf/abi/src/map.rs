@@ -130,6 +130,10 @@ maps! {
     REV4 = "rev4", 1, State, LruHash[limits::REVERSED], crate::FeKey<V4> => crate::RevValue<V4>;
     /// See [`REV4`].
     REV6 = "rev6", 1, State, LruHash[limits::REVERSED], crate::FeKey<V6> => crate::RevValue<V6>;
+    /// Ports of datagrams whose first fragment was seen.
+    FRAG4 = "frag4", 1, State, LruHash[limits::FRAGMENTS], crate::FragKey<V4> => crate::FragValue;
+    /// See [`FRAG4`].
+    FRAG6 = "frag6", 1, State, LruHash[limits::FRAGMENTS], crate::FragKey<V6> => crate::FragValue;
     /// Translated host sockets.
     SOCK4 = "sock4", 1, State, LruHash[limits::SOCKETS], crate::SockKey<V4> => crate::SockValue<V4>;
     /// See [`SOCK4`].

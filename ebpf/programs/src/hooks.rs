@@ -9,6 +9,7 @@ use crate::{Kernel, Next, Report, Then, conntrack, deliver, kernel};
 
 pub mod begin;
 pub mod judge;
+pub mod part;
 pub mod pod_in;
 pub mod pod_out;
 pub mod probe;
@@ -164,12 +165,22 @@ pub fn go_on<A: Family, K: Kernel<A>>(
     } else {
         Hook::UplinkIn
     };
-    let packet = match packet::parse::<A, K>(k) {
+    let packet = match packet::parse_head::<A, K>(k) {
         Ok(packet) => packet,
         Err(outcome) => return refuse(k, hook, outcome),
     };
     let decision = decide(k, hook, &packet);
     end(k, hook, &packet, decision)
+}
+
+/// Hands a fragment to the program that knows what to do with it.
+#[inline(always)]
+pub fn part<A: Family, K: Kernel<A>>(k: &mut K, hook: Hook) -> Next<A> {
+    let Some(room) = k.scratch() else {
+        return refuse(k, hook, Outcome::Internal);
+    };
+    room.hook = hook as u8;
+    Next::then(Then::Part)
 }
 
 /// The fast half of every hook.

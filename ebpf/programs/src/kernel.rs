@@ -3,8 +3,9 @@
 
 use abi::conntrack::{CtKey, CtValue};
 use abi::{
-    Addr, AffKey, AffValue, BeKey, BeValue, Cfg, Endpoint, FeKey, FeValue, Hook, LocalAddr, Mac,
-    NetValue, Node, Outcome, PolKey, PolValue, PolxKey, RevValue, Service, SlotKey,
+    Addr, AffKey, AffValue, BeKey, BeValue, Cfg, Endpoint, FeKey, FeValue, FragKey, FragValue,
+    Hook, LocalAddr, Mac, NetValue, Node, Outcome, PolKey, PolValue, PolxKey, RevValue, Service,
+    SlotKey,
 };
 use bytemuck::Pod;
 
@@ -24,6 +25,8 @@ pub enum Then {
     Neighbour,
     /// Call the hook's slow half.
     Slow,
+    /// Call the program for fragments.
+    Part,
     /// Call the program that answers with a RST or an ICMP error.
     Reject,
     /// Call the program that judges and begins the flow in the scratch room.
@@ -166,6 +169,9 @@ pub trait Kernel<A: Addr> {
     /// The backend a client had last.
     fn affinity(&self, key: &AffKey<A>) -> Option<AffValue>;
     fn note_affinity(&self, key: &AffKey<A>, value: &AffValue);
+    /// Ports of a datagram in fragments.
+    fn fragment(&self, key: &FragKey<A>) -> Option<FragValue>;
+    fn note_fragment(&self, key: &FragKey<A>, value: &FragValue);
     /// Frontends of a backend.
     fn reversed(&self, backend: &FeKey<A>) -> Option<RevValue<A>>;
     fn note_reversed(&mut self, backend: &FeKey<A>, value: &RevValue<A>);

@@ -2,7 +2,8 @@
 
 use abi::conntrack::CtValue;
 use abi::{
-    Addr, CtKey, Outcome, PROTO_ICMP, PROTO_ICMPV6, PROTO_SCTP, PROTO_TCP, PROTO_UDP, Port, V4, V6,
+    Addr, CtKey, FragKey, FragValue, Outcome, PROTO_ICMP, PROTO_ICMPV6, PROTO_SCTP, PROTO_TCP,
+    PROTO_UDP, Port, V4, V6,
 };
 use bytemuck::{Pod, Zeroable};
 
@@ -64,6 +65,8 @@ pub struct Packet<A: Addr> {
     /// TCP flags, or ICMP type.
     pub flags: u8,
     pub ttl: u8,
+    /// A later fragment: its datagram's ports are known, but it has no transport header.
+    pub headless: bool,
 }
 
 #[repr(C)]
@@ -92,9 +95,19 @@ struct Ip6 {
     dst: V6,
 }
 
+/// The extension header of a fragment.
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct Ip6Fragment {
+    next: u8,
+    reserved: u8,
+    fragment: u16,
+    id: u32,
+}
+
 /// What differs between the families in a packet.
 pub trait Family: Addr {
-    /// Parses the network header.
+    /// Parses the network header, and that of fragments.
     fn network<K: Kernel<Self>>(k: &K) -> Result<Network<Self>, Outcome>;
     /// Replaces the source or destination address and fixes the network header's checksum.
     #[must_use]
@@ -130,6 +143,31 @@ pub struct Network<A> {
     pub proto: u8,
     pub ttl: u8,
     pub l4: u32,
+    pub part: Part,
+    /// Identification of a datagram in fragments, as it lies in the header.
+    pub id: u32,
+}
+
+/// How much of a datagram a packet is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    Whole,
+    /// The fragment with the transport header.
+    First,
+    Later,
+}
+
+impl Part {
+    #[inline(always)]
+    fn of(offset: bool, more: bool) -> Self {
+        if offset {
+            Self::Later
+        } else if more {
+            Self::First
+        } else {
+            Self::Whole
+        }
+    }
 }
 
 impl Family for V4 {
@@ -142,10 +180,8 @@ impl Family for V4 {
         if ip.version_ihl >> 4 != 4 || ihl < 5 {
             return Err(Outcome::Malformed);
         }
-        // More fragments, or an offset.
-        if ip.fragment & 0x3fff_u16.to_be() != 0 {
-            return Err(Outcome::Fragment);
-        }
+        const OFFSET: u16 = 0x1fff_u16.to_be();
+        const MORE: u16 = 0x2000_u16.to_be();
         let l4 = ETH + ihl as u32 * 4;
         Ok(Network {
             src: ip.src,
@@ -153,6 +189,8 @@ impl Family for V4 {
             proto: ip.proto,
             ttl: ip.ttl,
             l4,
+            part: Part::of(ip.fragment & OFFSET != 0, ip.fragment & MORE != 0),
+            id: ip.id as u32,
         })
     }
 
@@ -220,10 +258,17 @@ impl Family for V6 {
         }
         const HOP_BY_HOP: u8 = 0;
         const FRAGMENT: u8 = 44;
+        const OFFSET: u16 = 0xfff8_u16.to_be();
+        const MORE: u16 = 1_u16.to_be();
         let mut proto = ip.next;
         let mut l4 = ETH + size_of::<Ip6>() as u32;
+        let (mut part, mut id) = (Part::Whole, 0);
         if proto == FRAGMENT {
-            return Err(Outcome::Fragment);
+            let head: Ip6Fragment = k.load(l4).ok_or(Outcome::Malformed)?;
+            part = Part::of(head.fragment & OFFSET != 0, head.fragment & MORE != 0);
+            id = head.id;
+            proto = head.next;
+            l4 += size_of::<Ip6Fragment>() as u32;
         }
         // Multicast listener reports carry a router alert; other extension headers are not supported.
         if proto == HOP_BY_HOP {
@@ -240,6 +285,8 @@ impl Family for V6 {
             proto,
             ttl: ip.hops,
             l4,
+            part,
+            id,
         })
     }
 
@@ -294,11 +341,58 @@ impl Family for V6 {
     }
 }
 
-/// Parses a packet of family `A`.
+/// Parses a packet of family `A` that is a whole datagram; a fragment is `Outcome::Fragment`.
 #[inline(always)]
 pub fn parse<A: Family, K: Kernel<A>>(k: &K) -> Result<Packet<A>, Outcome> {
     let net = A::network(k)?;
-    let mut packet = Packet {
+    if net.part != Part::Whole {
+        return Err(Outcome::Fragment);
+    }
+    transport(k, &net)
+}
+
+/// As [`parse`], or a first fragment: all that has a transport header.
+#[inline(always)]
+pub fn parse_head<A: Family, K: Kernel<A>>(k: &K) -> Result<Packet<A>, Outcome> {
+    let net = A::network(k)?;
+    if net.part == Part::Later {
+        return Err(Outcome::Fragment);
+    }
+    transport(k, &net)
+}
+
+/// Parses any fragment: a first one tells the ports of those that follow it. One that overtook the first
+/// is `Outcome::Fragment`.
+#[inline(always)]
+pub fn parse_part<A: Family, K: Kernel<A>>(k: &K) -> Result<Packet<A>, Outcome> {
+    let net = A::network(k)?;
+    let key = FragKey {
+        src: net.src,
+        dst: net.dst,
+        id: net.id,
+        proto: net.proto,
+        reserved: [0; 3],
+    };
+    if net.part == Part::Later {
+        let ports = k.fragment(&key).ok_or(Outcome::Fragment)?;
+        let mut packet = network_only(&net);
+        packet.key.src_port = ports.src;
+        packet.key.dst_port = ports.dst;
+        packet.headless = true;
+        return Ok(packet);
+    }
+    let packet = transport(k, &net)?;
+    let ports = FragValue {
+        src: packet.key.src_port,
+        dst: packet.key.dst_port,
+    };
+    k.note_fragment(&key, &ports);
+    Ok(packet)
+}
+
+#[inline(always)]
+fn network_only<A: Family>(net: &Network<A>) -> Packet<A> {
+    Packet {
         key: CtKey {
             src: net.src,
             dst: net.dst,
@@ -312,7 +406,13 @@ pub fn parse<A: Family, K: Kernel<A>>(k: &K) -> Result<Packet<A>, Outcome> {
         kind: Kind::Flow,
         flags: 0,
         ttl: net.ttl,
-    };
+        headless: false,
+    }
+}
+
+#[inline(always)]
+fn transport<A: Family, K: Kernel<A>>(k: &K, net: &Network<A>) -> Result<Packet<A>, Outcome> {
+    let mut packet = network_only(net);
     match net.proto {
         PROTO_TCP => {
             let head: [u8; 14] = l4(k, &packet)?;
@@ -445,10 +545,14 @@ pub fn rewrite<A: Family, K: Kernel<A>>(
     to: &CtValue<A>,
 ) -> Result<(), Outcome> {
     let from = &packet.key;
-    let checksum = checksum_at(packet);
+    let checksum = if packet.headless {
+        None
+    } else {
+        checksum_at(packet)
+    };
     let ok = rewrite_addr(k, Side::Src, from.src, to.src, checksum)
         && rewrite_addr(k, Side::Dst, from.dst, to.dst, checksum)
-        && rewrite_ports(k, packet, to, checksum);
+        && (packet.headless || rewrite_ports(k, packet, to, checksum));
     if ok { Ok(()) } else { Err(Outcome::Rewrite) }
 }
 

@@ -161,6 +161,7 @@ fn clear_family<A: Family>(maps: &mut MapSet) {
     clear_table::<PeerTable<A>>(maps);
     clear_table::<RevTable<A>>(maps);
     clear_table::<AffTable<A>>(maps);
+    clear_table::<FragTable<A>>(maps);
     clear_table::<CtTcpTable<A>>(maps);
     clear_table::<CtAnyTable<A>>(maps);
 }
@@ -256,6 +257,7 @@ impl InMemory {
                 Then::Begin => hooks::begin::slow(&mut k),
                 Then::Resume => hooks::resume::slow(&mut k),
                 Then::Judge => hooks::judge::slow(&mut k).1,
+                Then::Part => hooks::part::slow(&mut k).1,
                 Then::Probe => hooks::probe::slow(&mut k),
                 Then::Pass | Then::Drop | Then::Peer | Then::Neighbour | Then::Reject => break,
             };
@@ -266,7 +268,7 @@ impl InMemory {
             Then::Peer | Then::Neighbour => Way::Redirect,
             Then::Reject if reject::answer::<A, _>(&mut k) => Way::Redirect,
             Then::Reject => Way::Drop,
-            Then::Slow | Then::Begin | Then::Resume | Then::Judge | Then::Probe => {
+            Then::Slow | Then::Begin | Then::Resume | Then::Judge | Then::Part | Then::Probe => {
                 panic!("the slow half must decide")
             }
         };
@@ -475,6 +477,17 @@ impl<A: Family> Kernel<A> for Skb<'_> {
         self.maps
             .borrow_mut()
             .put::<AffTable<A>>(key, value)
+            .expect("in memory");
+    }
+
+    fn fragment(&self, key: &FragKey<A>) -> Option<FragValue> {
+        self.row::<FragTable<A>>(key)
+    }
+
+    fn note_fragment(&self, key: &FragKey<A>, value: &FragValue) {
+        self.maps
+            .borrow_mut()
+            .put::<FragTable<A>>(key, value)
             .expect("in memory");
     }
 

@@ -26,6 +26,10 @@ pub struct Packet {
     pub payload: Vec<u8>,
 }
 
+/// IPv6 extension header of fragments (RFC 8200).
+const FRAGMENT: u8 = 44;
+const FRAGMENT_HEADER: usize = 8;
+
 impl Packet {
     pub fn tcp(src: (IpAddr, u16), dst: (IpAddr, u16), flags: u8) -> Self {
         Self::new(PROTO_TCP, src, dst, flags)
@@ -81,13 +85,30 @@ impl Packet {
     }
 
     pub fn bytes(&self) -> Vec<u8> {
+        self.part(&self.transport(), None)
+    }
+
+    /// The datagram in two fragments, the second from byte `at` of the transport header on.
+    pub fn fragments(&self, at: usize) -> [Vec<u8>; 2] {
         let l4 = self.transport();
+        let (first, rest) = l4.split_at(at);
+        [
+            self.part(first, Some((0, 1))),
+            self.part(rest, Some((at as u16, 0))),
+        ]
+    }
+
+    /// A part of the transport header and what follows it, behind a network header; `fragment`: its offset
+    /// in bytes, and whether more follow.
+    fn part(&self, l4: &[u8], fragment: Option<(u16, u16)>) -> Vec<u8> {
         let mut bytes = vec![2; 12];
         match (self.src, self.dst) {
             (IpAddr::V4(src), IpAddr::V4(dst)) => {
                 bytes.extend([8, 0]);
                 let len = (20 + l4.len()) as u16;
-                let mut head = vec![0x45, 0, (len >> 8) as u8, len as u8, 0, 1, 0x40, 0];
+                let flags = fragment.map_or(0x4000, |(at, more)| at / 8 | more << 13);
+                let mut head = vec![0x45, 0, (len >> 8) as u8, len as u8, 0, 1];
+                head.extend(flags.to_be_bytes());
                 head.extend([self.ttl, self.proto, 0, 0]);
                 head.extend(src.octets());
                 head.extend(dst.octets());
@@ -97,14 +118,29 @@ impl Packet {
             }
             (IpAddr::V6(src), IpAddr::V6(dst)) => {
                 bytes.extend([0x86, 0xdd, 0x60, 0, 0, 0]);
-                bytes.extend((l4.len() as u16).to_be_bytes());
-                bytes.extend([self.proto, self.ttl]);
+                let extra = if fragment.is_some() {
+                    FRAGMENT_HEADER
+                } else {
+                    0
+                };
+                bytes.extend(((l4.len() + extra) as u16).to_be_bytes());
+                let next = if fragment.is_some() {
+                    FRAGMENT
+                } else {
+                    self.proto
+                };
+                bytes.extend([next, self.ttl]);
                 bytes.extend(src.octets());
                 bytes.extend(dst.octets());
+                if let Some((at, more)) = fragment {
+                    bytes.extend([self.proto, 0]);
+                    bytes.extend((at | more).to_be_bytes());
+                    bytes.extend([0, 0, 0, 1]);
+                }
             }
             _ => panic!("one family per packet"),
         }
-        bytes.extend(l4);
+        bytes.extend_from_slice(l4);
         bytes
     }
 
@@ -158,6 +194,34 @@ impl Packet {
         pseudo.extend([0, self.proto]);
         pseudo.extend((l4.len() as u16).to_be_bytes());
         checksum(&[&pseudo, l4])
+    }
+
+    /// Reads a datagram back from its two fragments.
+    pub fn join(parts: &[Vec<u8>; 2]) -> Self {
+        let [first, rest] = parts;
+        let (head, l4) = if first[12] == 8 {
+            assert_eq!(checksum(&[&rest[14..34]]), 0, "checksum of the IPv4 header");
+            assert_eq!(rest[26..34], first[26..34], "addresses of the fragments");
+            let mut head = first[..34].to_vec();
+            head[20..22].fill(0);
+            (head, 34)
+        } else {
+            assert_eq!(rest[22..54], first[22..54], "addresses of the fragments");
+            let mut head = first[..54].to_vec();
+            head[20] = first[54];
+            (head, 54 + FRAGMENT_HEADER)
+        };
+        let mut bytes = [&head[..], &first[l4..], &rest[l4..]].concat();
+        let len = bytes.len() - 14;
+        if first[12] == 8 {
+            bytes[16..18].copy_from_slice(&(len as u16).to_be_bytes());
+            bytes[24..26].fill(0);
+            let sum = checksum(&[&bytes[14..34]]);
+            bytes[24..26].copy_from_slice(&sum.to_be_bytes());
+        } else {
+            bytes[18..20].copy_from_slice(&((len - 40) as u16).to_be_bytes());
+        }
+        Self::parse(&bytes)
     }
 
     /// Reads a packet back; panics if a checksum or a length is wrong.

@@ -7,6 +7,7 @@ mod begin;
 mod clock;
 mod judge;
 mod maps;
+mod part;
 mod pod_in;
 mod pod_out;
 mod probe;

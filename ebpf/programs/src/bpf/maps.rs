@@ -64,6 +64,7 @@ pub trait FamilyMaps: Addr {
     fn rev() -> &'static LruHashMap<FeKey<Self>, RevValue<Self>>;
     fn sock() -> &'static LruHashMap<SockKey<Self>, SockValue<Self>>;
     fn aff() -> &'static LruHashMap<AffKey<Self>, AffValue>;
+    fn frag() -> &'static LruHashMap<FragKey<Self>, FragValue>;
 }
 
 /// Key of a `net` lookup.
@@ -74,7 +75,7 @@ pub fn host_prefix<A: Addr>(addr: &A) -> LpmKey<A> {
 
 macro_rules! family {
     ($module:ident, $addr:ty, $ip:literal, $fe:literal, $be:literal, $net:literal, $peer:literal,
-     $tcp:literal, $any:literal, $sock:literal, $aff:literal,
+     $tcp:literal, $any:literal, $sock:literal, $aff:literal, $frag:literal,
      $scratch:literal, $rev:literal, $tcp_size:expr, $any_size:expr) => {
         mod $module {
             use super::*;
@@ -108,6 +109,10 @@ macro_rules! family {
             #[map(name = $aff)]
             static AFF: LruHashMap<AffKey<$addr>, AffValue> =
                 LruHashMap::with_max_entries(limits::AFFINITY, 0);
+
+            #[map(name = $frag)]
+            static FRAG: LruHashMap<FragKey<$addr>, FragValue> =
+                LruHashMap::with_max_entries(limits::FRAGMENTS, 0);
 
             #[map(name = $scratch)]
             static SCRATCH: PerCpuArray<Scratch<$addr>> = PerCpuArray::with_max_entries(1, 0);
@@ -157,6 +162,10 @@ macro_rules! family {
                 fn aff() -> &'static LruHashMap<AffKey<Self>, AffValue> {
                     &AFF
                 }
+                #[inline(always)]
+                fn frag() -> &'static LruHashMap<FragKey<Self>, FragValue> {
+                    &FRAG
+                }
             }
         }
     };
@@ -174,6 +183,7 @@ family!(
     "ct4_any",
     "sock4",
     "aff4",
+    "frag4",
     "scratch4",
     "rev4",
     limits::CT4_TCP,
@@ -191,6 +201,7 @@ family!(
     "ct6_any",
     "sock6",
     "aff6",
+    "frag6",
     "scratch6",
     "rev6",
     limits::CT6_TCP,

@@ -66,6 +66,28 @@ pub fn tail(skb: *mut __sk_buff, hook: Hook, tail: Tail) -> i32 {
     TC_ACT_SHOT
 }
 
+/// The slow half of a hook.
+#[inline(always)]
+pub fn slow_4(hook: Hook) -> Tail {
+    match hook {
+        Hook::PodOut => Tail::PodOutNew4,
+        Hook::PodIn => Tail::PodInNew4,
+        Hook::UplinkOut => Tail::UplinkOutNew4,
+        Hook::UplinkIn | Hook::Overlay | Hook::Socket => Tail::UplinkInNew4,
+    }
+}
+
+/// The slow half of a hook.
+#[inline(always)]
+pub fn slow_6(hook: Hook) -> Tail {
+    match hook {
+        Hook::PodOut => Tail::PodOutNew6,
+        Hook::PodIn => Tail::PodInNew6,
+        Hook::UplinkOut => Tail::UplinkOutNew6,
+        Hook::UplinkIn | Hook::Overlay | Hook::Socket => Tail::UplinkInNew6,
+    }
+}
+
 impl<A: Family + FamilyMaps> Skb<A> {
     /// Ends the program as the logic decided.
     #[inline(always)]
@@ -83,6 +105,7 @@ impl<A: Family + FamilyMaps> Skb<A> {
                 self.neighbour(next.ifindex, next.next_hop)
             }
             Then::Slow => tail(self.skb, hook, slow),
+            Then::Part => then(Tail::Part4, Tail::Part6),
             Then::Reject => then(Tail::Reject4, Tail::Reject6),
             Then::Begin => then(Tail::Begin4, Tail::Begin6),
             Then::Resume => then(Tail::Resume4, Tail::Resume6),
@@ -392,6 +415,18 @@ impl<A: Family + FamilyMaps> Kernel<A> for Skb<A> {
     fn note_affinity(&self, key: &AffKey<A>, value: &AffValue) {
         // A full LRU evicts; who is forgotten is balanced anew.
         let _ = A::aff().insert(key, value, 0);
+    }
+
+    #[inline(always)]
+    fn fragment(&self, key: &FragKey<A>) -> Option<FragValue> {
+        // SAFETY: copied out at once.
+        unsafe { A::frag().get(key).copied() }
+    }
+
+    #[inline(always)]
+    fn note_fragment(&self, key: &FragKey<A>, value: &FragValue) {
+        // A full LRU evicts; the rest of a forgotten datagram is dropped, and counted.
+        let _ = A::frag().insert(key, value, 0);
     }
 
     #[inline(always)]

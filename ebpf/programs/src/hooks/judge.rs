@@ -16,7 +16,7 @@ pub fn slow<A: Family, K: Kernel<A>>(k: &mut K) -> (Hook, Next<A>) {
         );
     };
     let hook = Hook::from_u8(room.hook).unwrap_or(Hook::UplinkIn);
-    let packet = match packet::parse::<A, K>(k) {
+    let packet = match packet::parse_head::<A, K>(k) {
         Ok(packet) => packet,
         Err(outcome) => return (hook, super::refuse(k, hook, outcome)),
     };

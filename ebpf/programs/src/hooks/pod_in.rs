@@ -18,9 +18,11 @@ pub fn fast<A: Family, K: Kernel<A>>(k: &mut K) -> Next<A> {
     if k.ingress_ifindex() != 0 {
         return super::refuse(k, HOOK, Outcome::ForwardedByHost);
     }
-    let Ok(packet) = packet::parse::<A, K>(k) else {
+    let packet = match packet::parse::<A, K>(k) {
+        Ok(packet) => packet,
+        Err(Outcome::Fragment) => return super::part(k, HOOK),
         // Whatever it is, the node made it.
-        return super::pass(k, HOOK, Outcome::ToHost);
+        Err(_) => return super::pass(k, HOOK, Outcome::ToHost),
     };
     if packet.kind != Kind::Flow {
         return super::pass(k, HOOK, Outcome::ToHost);
@@ -31,7 +33,7 @@ pub fn fast<A: Family, K: Kernel<A>>(k: &mut K) -> Next<A> {
 /// Answers of host-network backends that need a closer look; everything else is the node's own.
 #[inline(always)]
 pub fn slow<A: Family, K: Kernel<A>>(k: &mut K) -> Next<A> {
-    let Ok(packet) = packet::parse::<A, K>(k) else {
+    let Ok(packet) = packet::parse_head::<A, K>(k) else {
         return super::pass(k, HOOK, Outcome::ToHost);
     };
     let Some(cfg) = k.cfg() else {

@@ -18,6 +18,7 @@ const HOOK: Hook = Hook::PodOut;
 pub fn fast<A: Family, K: Kernel<A>>(k: &mut K) -> Next<A> {
     let packet = match packet::parse::<A, K>(k) {
         Ok(packet) => packet,
+        Err(Outcome::Fragment) => return super::part(k, HOOK),
         Err(outcome) => return super::refuse(k, HOOK, outcome),
     };
     if packet.kind != Kind::Flow {
@@ -30,7 +31,7 @@ pub fn fast<A: Family, K: Kernel<A>>(k: &mut K) -> Next<A> {
 /// Everything else.
 #[inline(always)]
 pub fn slow<A: Family, K: Kernel<A>>(k: &mut K) -> Next<A> {
-    let packet = match packet::parse::<A, K>(k) {
+    let packet = match packet::parse_head::<A, K>(k) {
         Ok(packet) => packet,
         Err(outcome) => return super::refuse(k, HOOK, outcome),
     };

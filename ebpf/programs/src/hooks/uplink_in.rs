@@ -18,8 +18,10 @@ const HOOK: Hook = Hook::UplinkIn;
 /// The next packet of an established flow, or one for the host itself.
 #[inline(always)]
 pub fn fast<A: Family, K: Kernel<A>>(k: &mut K) -> Next<A> {
-    let Ok(packet) = packet::parse::<A, K>(k) else {
-        return super::pass(k, HOOK, Outcome::NotOurs);
+    let packet = match packet::parse::<A, K>(k) {
+        Ok(packet) => packet,
+        Err(Outcome::Fragment) => return super::part(k, HOOK),
+        Err(_) => return super::pass(k, HOOK, Outcome::NotOurs),
     };
     if packet.kind == Kind::Neighbour {
         return super::pass(k, HOOK, Outcome::Neighbour);
@@ -56,7 +58,7 @@ fn is_snat_port(port: u16, cfg: &Cfg) -> bool {
 /// Everything else.
 #[inline(always)]
 pub fn slow<A: Family, K: Kernel<A>>(k: &mut K) -> Next<A> {
-    let Ok(packet) = packet::parse::<A, K>(k) else {
+    let Ok(packet) = packet::parse_head::<A, K>(k) else {
         return super::pass(k, HOOK, Outcome::NotOurs);
     };
     let decision = decide(k, &packet);

@@ -18,8 +18,10 @@ pub fn passes<A: Family, K: Kernel<A>>(k: &K) -> bool {
 /// The next answer of an established flow.
 #[inline(always)]
 pub fn fast<A: Family, K: Kernel<A>>(k: &mut K) -> Next<A> {
-    let Ok(packet) = packet::parse::<A, K>(k) else {
-        return super::pass(k, HOOK, Outcome::NotOurs);
+    let packet = match packet::parse::<A, K>(k) {
+        Ok(packet) => packet,
+        Err(Outcome::Fragment) => return super::part(k, HOOK),
+        Err(_) => return super::pass(k, HOOK, Outcome::NotOurs),
     };
     let Some(cfg) = k.cfg() else {
         return super::pass(k, HOOK, Outcome::NotOurs);
@@ -34,7 +36,7 @@ pub fn fast<A: Family, K: Kernel<A>>(k: &mut K) -> Next<A> {
 /// Answers that need a closer look; everything else is the node's own.
 #[inline(always)]
 pub fn slow<A: Family, K: Kernel<A>>(k: &mut K) -> Next<A> {
-    let Ok(packet) = packet::parse::<A, K>(k) else {
+    let Ok(packet) = packet::parse_head::<A, K>(k) else {
         return super::pass(k, HOOK, Outcome::NotOurs);
     };
     let Some(cfg) = k.cfg() else {
