@@ -65,11 +65,7 @@ fn plan(world: &World, cron: &Arc<CronJob>, cx: &Cx<'_>) -> Plan {
         start(world, cron, &jobs, &mut status, &mut plan, cx);
     }
     if status != cron.status {
-        let value = serde_json::to_value(&status).expect("a status is plain data");
-        let meta = &cron.metadata;
-        let version = meta.resource_version();
-        let write = Write::status(&CronJob::RESOURCE, Key::of(meta), version, value);
-        plan.status = Some(write);
+        plan.status = Some(Write::status(&**cron, &status));
     }
     plan
 }

@@ -9,6 +9,7 @@ mod rolling;
 mod status;
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,11 +17,11 @@ use k8s_openapi::jiff::Timestamp;
 
 use crate::claim::{claim, owners, selector};
 use crate::history::{self, History, Subject};
-use crate::kinds::{ControllerRevision, DaemonSet, Node, Pod, Projection};
+use crate::kinds::{ControllerRevision, DaemonSet, DaemonSetStatus, Node, Pod, Projection};
 use crate::object::{Key, MetaExt};
 use crate::plan::{Controller, Cx, Note, Pace, Plan};
 use crate::view::{Change, Delta, World};
-use crate::write::{Notes, Verb, Write};
+use crate::write::{Notes, Write};
 use placement::{Place, Placement};
 
 /// Label of a pod with the name of its revision.
@@ -142,18 +143,18 @@ impl DaemonSetController {
             return Plan::nothing();
         };
         let pods = claim(&world.pods, &selector, &**set);
-        let revisions = claim(&world.revisions, &selector, &**set);
-        let claims = [pods.writes, revisions.writes].concat();
-        if !claims.is_empty() {
-            return Plan {
-                writes: claims,
-                ..Plan::default()
+        let mut revisions = claim(&world.revisions, &selector, &**set);
+        revisions.writes.extend(pods.writes);
+        let bump = |collision_count| {
+            let status = DaemonSetStatus {
+                collision_count,
+                ..set.status.clone()
             };
-        }
-        let history = History::new(subject(set), revisions.owned);
-        let current = match history.current() {
-            Ok(current) => current,
-            Err(write) => return create_or_bump(world, set, write),
+            Write::status(&**set, &status)
+        };
+        let (history, current) = match History::open(world, subject(set), revisions, bump) {
+            ControlFlow::Continue(opened) => opened,
+            ControlFlow::Break(first) => return first,
         };
         let hash = current
             .metadata
@@ -304,21 +305,6 @@ fn subject(set: &DaemonSet) -> Subject<'_> {
         template: &set.spec.template,
         collision_count: set.status.collision_count,
         hash_label: REVISION_HASH_LABEL,
-    }
-}
-
-/// Carries the write out, unless the name of a new revision is taken by another template: then
-/// the next hash is another one.
-fn create_or_bump(world: &World, set: &DaemonSet, write: Write) -> Plan {
-    let is_create = matches!(write.verb, Verb::Create { .. });
-    if !(is_create && world.revisions.get(&write.key).is_some()) {
-        return Plan::write(write);
-    }
-    let mut status = set.status.clone();
-    status.collision_count = Some(status.collision_count.unwrap_or(0) + 1);
-    Plan {
-        status: Some(status::replace(set, &status)),
-        ..Plan::default()
     }
 }
 

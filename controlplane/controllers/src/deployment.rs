@@ -181,10 +181,7 @@ fn plan(world: &World, deployment: &Arc<Deployment>, cx: &Cx<'_>) -> Plan {
     let meta = &deployment.metadata;
     let claim = claim(&world.replicasets, &selector, &**deployment);
     if !claim.writes.is_empty() {
-        return Plan {
-            writes: claim.writes,
-            ..Plan::default()
-        };
+        return Plan::of(claim.writes);
     }
     let mut rollout = Rollout::new(deployment, claim.owned);
     if meta.is_deleting() {

@@ -78,10 +78,7 @@ impl Controller for DisruptionController {
             plan.events.clear();
             return plan;
         }
-        let value = serde_json::to_value(&status).expect("a status is plain data");
-        let version = budget.metadata.resource_version();
-        let resource = &PodDisruptionBudget::RESOURCE;
-        plan.status = Some(Write::status(resource, key.clone(), version, value));
+        plan.status = Some(Write::status(&**budget, &status));
         plan
     }
 }

@@ -4,15 +4,19 @@
 //! `constructHistory`, statefulset/stateful_set_control.go `getStatefulSetRevisions`. The data of a
 //! revision is the patch `kubectl rollout undo` applies.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::{Value, json};
 
+use crate::claim::Claim;
 use crate::kinds::{ControllerRevision, Projection};
 use crate::object::{Key, MetaExt, controller_ref};
+use crate::plan::Plan;
 use crate::template;
-use crate::write::{Edit, Write};
+use crate::view::World;
+use crate::write::{Edit, Verb, Write};
 
 /// Whose history it is.
 #[derive(Clone, Copy, Debug)]
@@ -33,7 +37,38 @@ pub struct History<'a> {
 }
 
 impl<'a> History<'a> {
-    pub fn new(subject: Subject<'a>, revisions: Vec<Arc<ControllerRevision>>) -> Self {
+    /// The history with the revision of the present template, or the plan of what comes first: claims,
+    /// or the write of that revision. When its name is taken by another template, `bump` writes the
+    /// next collision count instead, with which the next hash is another one.
+    pub fn open(
+        world: &World,
+        subject: Subject<'a>,
+        claims: Claim<ControllerRevision>,
+        bump: impl FnOnce(Option<i32>) -> Write,
+    ) -> ControlFlow<Plan, (Self, Arc<ControllerRevision>)> {
+        if !claims.writes.is_empty() {
+            return ControlFlow::Break(Plan::of(claims.writes));
+        }
+        let history = Self::new(subject, claims.owned);
+        let write = match history.current() {
+            Ok(current) => {
+                let current = current.clone();
+                return ControlFlow::Continue((history, current));
+            }
+            Err(write) => write,
+        };
+        let is_create = matches!(write.verb, Verb::Create { .. });
+        if !(is_create && world.revisions.get(&write.key).is_some()) {
+            return ControlFlow::Break(Plan::write(write));
+        }
+        let count = subject.collision_count.unwrap_or(0) + 1;
+        ControlFlow::Break(Plan {
+            status: Some(bump(Some(count))),
+            ..Plan::default()
+        })
+    }
+
+    fn new(subject: Subject<'a>, revisions: Vec<Arc<ControllerRevision>>) -> Self {
         let data = data(subject.template);
         let (mut current, mut old): (Vec<_>, Vec<_>) = revisions
             .into_iter()
@@ -50,7 +85,7 @@ impl<'a> History<'a> {
     }
 
     /// The revision of the present template, or the write that is needed first.
-    pub fn current(&self) -> Result<&Arc<ControllerRevision>, Write> {
+    fn current(&self) -> Result<&Arc<ControllerRevision>, Write> {
         let number = self.old.iter().map(|old| old.revision).max().unwrap_or(0) + 1;
         let Some(current) = &self.current else {
             return Err(create(self.subject, number));

@@ -28,7 +28,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::jiff::Timestamp;
 
 use crate::claim::{claim_those, matches, owners, selector};
-use crate::kinds::{Job, JobStatus, Pod, Projection};
+use crate::kinds::{Job, JobStatus, Pod};
 use crate::object::{Key, MetaExt, time};
 use crate::plan::{Controller, Cx, Plan};
 use crate::view::{Change, World};
@@ -113,10 +113,7 @@ fn plan(world: &World, job: &Arc<Job>, record: &mut Record, cx: &Cx<'_>) -> Plan
     let is_meant = |meta: &ObjectMeta| matches(&selector, meta);
     let claim = claim_those(&world.pods, is_meant, &**job, Some(TRACKING_FINALIZER));
     if !claim.writes.is_empty() {
-        return Plan {
-            writes: claim.writes,
-            ..Plan::default()
-        };
+        return Plan::of(claim.writes);
     }
     let sync = Sync::new(job, claim.owned, record, cx.now);
     let mut plan = Plan::nothing();
@@ -150,10 +147,7 @@ fn plan(world: &World, job: &Arc<Job>, record: &mut Record, cx: &Cx<'_>) -> Plan
     // Answers to creations and deletions bring the next look at once; its status is a truer one.
     let is_passing = !plan.writes.is_empty() && cx.failure.is_none();
     if status != job.status && (!is_passing || accounts(&status, &job.status)) {
-        let meta = &job.metadata;
-        let value = serde_json::to_value(&status).expect("a status is plain data");
-        let version = meta.resource_version();
-        let write = Write::status(&Job::RESOURCE, Key::of(meta), version, value);
+        let write = Write::status(&**job, &status);
         plan.status = Some(match end.or(suspension) {
             Some(note) => write.noting(note),
             None => write,

@@ -96,11 +96,15 @@ impl Plan {
         Self::default()
     }
 
-    pub fn write(write: Write) -> Self {
+    pub fn of(writes: Vec<Write>) -> Self {
         Self {
-            writes: vec![write],
+            writes,
             ..Self::default()
         }
+    }
+
+    pub fn write(write: Write) -> Self {
+        Self::of(vec![write])
     }
 
     pub fn after(delay: Duration) -> Self {

@@ -82,10 +82,7 @@ impl Controller for PodGc {
             writes.push(fail(pod, cx.now));
         }
         writes.push(force_delete(pod));
-        Plan {
-            writes,
-            ..Plan::default()
-        }
+        Plan::of(writes)
     }
 }
 

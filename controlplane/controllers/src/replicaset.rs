@@ -135,10 +135,7 @@ fn plan<K: Replicated>(world: &World, set: &Arc<K>, cx: &Cx<'_>) -> Plan {
         .iter()
         .filter(|p| p.metadata.is_deleting() && !p.is_terminated());
     let terminating = terminating.count();
-    let mut plan = Plan {
-        writes: claim.writes,
-        ..Plan::default()
-    };
+    let mut plan = Plan::of(claim.writes);
     let adopting = !plan.writes.is_empty();
     let wanted = usize::try_from(set.spec().replicas.unwrap_or(1)).unwrap_or(0);
     if !meta.is_deleting() && !adopting {
@@ -147,9 +144,7 @@ fn plan<K: Replicated>(world: &World, set: &Arc<K>, cx: &Cx<'_>) -> Plan {
     let diff = active.len() as i64 - wanted as i64;
     let status = status(&**set, &active, terminating, diff, cx);
     if status != *set.status() {
-        let version = meta.resource_version();
-        let value = serde_json::to_value(&status).expect("a status is plain data");
-        plan.status = Some(Write::status(&K::RESOURCE, Key::of(meta), version, value));
+        plan.status = Some(Write::status(&**set, &status));
     }
     if let Some(delay) = next_available(&active, set.spec().min_ready_seconds, cx.now) {
         plan.requeue(delay);

@@ -10,6 +10,7 @@ mod replica;
 mod update;
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -23,7 +24,7 @@ use crate::object::{Key, MetaExt};
 use crate::plan::{Controller, Cx, Plan};
 use crate::replicaset::next_available;
 use crate::view::{Change, World};
-use crate::write::{Verb, Write};
+use crate::write::Write;
 
 /// Label of a pod with the name of its revision.
 pub const REVISION_LABEL: &str = "controller-revision-hash";
@@ -95,18 +96,18 @@ fn plan(world: &World, set: &Arc<StatefulSet>, cx: &Cx<'_>) -> Plan {
         matches(&selector, meta) && replica::parent_and_ordinal(meta).0 == Some(name)
     };
     let pods = claim_those(&world.pods, is_member, &**set, None);
-    let revisions = claim(&world.revisions, &selector, &**set);
-    let claims = [pods.writes, revisions.writes].concat();
-    if !claims.is_empty() {
-        return Plan {
-            writes: claims,
-            ..Plan::default()
+    let mut revisions = claim(&world.revisions, &selector, &**set);
+    revisions.writes.extend(pods.writes);
+    let bump = |collision_count| {
+        let status = StatefulSetStatus {
+            collision_count,
+            ..set.status.clone()
         };
-    }
-    let history = History::new(subject(set), revisions.owned);
-    let updated = match history.current() {
-        Ok(updated) => updated.clone(),
-        Err(write) => return create_or_bump(world, set, write),
+        Write::status(&**set, &status)
+    };
+    let (history, updated) = match History::open(world, subject(set), revisions, bump) {
+        ControlFlow::Continue(opened) => opened,
+        ControlFlow::Break(first) => return first,
     };
     let current = history.named(&set.status.current_revision);
     let current = current.unwrap_or(&updated).clone();
@@ -120,7 +121,7 @@ fn plan(world: &World, set: &Arc<StatefulSet>, cx: &Cx<'_>) -> Plan {
     }
     let status = sync.status();
     if status != set.status {
-        plan.status = Some(replace_status(set, &status));
+        plan.status = Some(Write::status(&**set, &status));
     }
     let owned: Vec<&Arc<Pod>> = pods.owned.iter().collect();
     if let Some(delay) = next_available(&owned, set.spec.min_ready_seconds, cx.now) {
@@ -139,19 +140,6 @@ fn subject(set: &StatefulSet) -> Subject<'_> {
     }
 }
 
-fn create_or_bump(world: &World, set: &StatefulSet, write: Write) -> Plan {
-    let is_create = matches!(write.verb, Verb::Create { .. });
-    if !(is_create && world.revisions.get(&write.key).is_some()) {
-        return Plan::write(write);
-    }
-    let mut status = set.status.clone();
-    status.collision_count = Some(status.collision_count.unwrap_or(0) + 1);
-    Plan {
-        status: Some(replace_status(set, &status)),
-        ..Plan::default()
-    }
-}
-
 /// Deletes the oldest of the revisions nothing refers to, beyond the limit (`truncateHistory`).
 fn surplus(history: &History<'_>, sync: &Sync<'_>, pods: &[Arc<Pod>]) -> Vec<Write> {
     let Ok(limit) = usize::try_from(sync.set.spec.revision_history_limit.unwrap_or(10)) else {
@@ -165,13 +153,6 @@ fn surplus(history: &History<'_>, sync: &Sync<'_>, pods: &[Arc<Pod>]) -> Vec<Wri
     let dead: Vec<&Arc<ControllerRevision>> = history.old().iter().filter(is_dead).collect();
     let surplus = dead.len().saturating_sub(limit);
     history::delete(dead.into_iter().take(surplus))
-}
-
-fn replace_status(set: &StatefulSet, status: &StatefulSetStatus) -> Write {
-    let value = serde_json::to_value(status).expect("a status is plain data");
-    let meta = &set.metadata;
-    let version = meta.resource_version();
-    Write::status(&StatefulSet::RESOURCE, Key::of(meta), version, value)
 }
 
 impl<'a> Sync<'a> {

@@ -6,9 +6,11 @@
 use http::{Method, Request};
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::Client;
+use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::object::Key;
+use crate::kinds::Projection;
+use crate::object::{Key, MetaExt};
 use crate::resource::Resource;
 
 /// One change to one object.
@@ -165,17 +167,29 @@ impl Write {
         }
     }
 
-    /// Replaces the whole status.
-    pub fn status(
+    /// Replaces the whole status of an object as it was read.
+    pub fn status<K: Projection>(object: &K, status: &impl Serialize) -> Self {
+        let meta = object.metadata();
+        let status = serde_json::to_value(status).expect("a status is plain data");
+        let edit = Edit::set("/status", status);
+        Self::edit_status(
+            &K::RESOURCE,
+            Key::of(meta),
+            meta.resource_version(),
+            vec![edit],
+        )
+    }
+
+    pub fn edit_status(
         resource: &'static Resource,
         key: Key,
         resource_version: &str,
-        status: Value,
+        edits: Vec<Edit>,
     ) -> Self {
         let verb = Verb::Edit {
             subresource: Some("status"),
             resource_version: Some(resource_version.to_owned()),
-            edits: vec![Edit::set("/status", status)],
+            edits,
         };
         Self {
             resource,

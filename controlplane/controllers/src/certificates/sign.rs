@@ -130,16 +130,12 @@ fn failed(key: &Key, csr: &CertificateSigningRequest, reason: &str, cx: &Cx<'_>)
             "message": reason, "lastUpdateTime": now, "lastTransitionTime": now,
         }));
     }
-    let mut write = Write::status(
+    Write::edit_status(
         &CertificateSigningRequest::RESOURCE,
         key.clone(),
         csr.metadata.resource_version(),
-        json!(null),
-    );
-    if let crate::write::Verb::Edit { edits, .. } = &mut write.verb {
-        *edits = vec![Edit::set("/status/conditions", conditions)];
-    }
-    write
+        vec![Edit::set("/status/conditions", conditions)],
+    )
 }
 
 /// Deletes a request some time after it was decided, or not decided.
@@ -205,15 +201,12 @@ impl Signer {
     pub fn sign(&self, sign: Sign) -> FollowUp {
         match self.certificate(&sign) {
             Ok(pem) => {
-                let mut write = Write::status(
+                let write = Write::edit_status(
                     &CertificateSigningRequest::RESOURCE,
                     sign.key,
                     &sign.resource_version,
-                    json!(null),
+                    vec![Edit::set("/status/certificate", STANDARD.encode(pem))],
                 );
-                if let crate::write::Verb::Edit { edits, .. } = &mut write.verb {
-                    *edits = vec![Edit::set("/status/certificate", STANDARD.encode(pem))];
-                }
                 FollowUp {
                     writes: vec![write],
                     ..FollowUp::default()

@@ -1,8 +1,7 @@
 //! The status of a DaemonSet (`updateDaemonSetStatus`).
 
 use super::Daemons;
-use crate::kinds::{DaemonSet, DaemonSetStatus, Projection};
-use crate::object::{Key, MetaExt};
+use crate::kinds::DaemonSetStatus;
 use crate::plan::Plan;
 use crate::write::Write;
 
@@ -13,15 +12,7 @@ pub fn write(daemons: &Daemons<'_>, plan: &mut Plan) {
     if status == set.status {
         return;
     }
-    plan.status = Some(replace(set, &status));
-}
-
-/// The write of the whole status.
-pub fn replace(set: &DaemonSet, status: &DaemonSetStatus) -> Write {
-    let value = serde_json::to_value(status).expect("a status is plain data");
-    let meta = &set.metadata;
-    let version = meta.resource_version();
-    Write::status(&DaemonSet::RESOURCE, Key::of(meta), version, value)
+    plan.status = Some(Write::status(&**set, &status));
 }
 
 fn status(daemons: &Daemons<'_>) -> DaemonSetStatus {

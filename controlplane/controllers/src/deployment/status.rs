@@ -5,8 +5,8 @@
 use std::time::Duration;
 
 use super::{Rollout, replicas};
-use crate::kinds::{Condition, Deployment, DeploymentStatus, Projection, condition};
-use crate::object::{Key, MetaExt, time};
+use crate::kinds::{Condition, Deployment, DeploymentStatus, condition};
+use crate::object::time;
 use crate::plan::{Cx, Plan};
 use crate::write::Write;
 
@@ -301,16 +301,8 @@ fn write(rollout: &Rollout<'_>, status: DeploymentStatus) -> Plan {
     if status == deployment.status {
         return Plan::nothing();
     }
-    let meta = &deployment.metadata;
-    let value = serde_json::to_value(&status).expect("a status is plain data");
-    let write = Write::status(
-        &Deployment::RESOURCE,
-        Key::of(meta),
-        meta.resource_version(),
-        value,
-    );
     Plan {
-        status: Some(write),
+        status: Some(Write::status(&**deployment, &status)),
         ..Plan::default()
     }
 }
