@@ -82,6 +82,16 @@ impl Harness {
         Self { server, dir }
     }
 
+    /// With what a pod needs to be admitted: its namespace's service account.
+    pub async fn with_account() -> Self {
+        let harness = Self::new().await;
+        let account = serde_json::json!({"metadata": {"name": "default"}});
+        harness
+            .create("/api/v1/namespaces/default/serviceaccounts", &account)
+            .await;
+        harness
+    }
+
     /// Stops the server and starts another one in the same directory.
     pub async fn restart(self) -> Self {
         let Self { server, dir } = self;

@@ -12,15 +12,6 @@ const RANGES: &str = "/api/v1/namespaces/default/limitranges";
 const PRIORITIES: &str = "/apis/scheduling.k8s.io/v1/priorityclasses";
 const RUNTIMES: &str = "/apis/node.k8s.io/v1/runtimeclasses";
 
-async fn with_account() -> Harness {
-    let harness = Harness::new().await;
-    let account = json!({"metadata": {"name": "default"}});
-    harness
-        .create("/api/v1/namespaces/default/serviceaccounts", &account)
-        .await;
-    harness
-}
-
 /// A quota whose status its controller has set.
 async fn quota(harness: &Harness, hard: Value, used: Value) {
     let quota = json!({"metadata": {"name": "q"}, "spec": {"hard": hard}});
@@ -91,7 +82,7 @@ async fn writers_at_the_same_time_are_all_charged() {
 
 #[tokio::test]
 async fn a_limit_range_fills_containers_in_and_refuses_what_is_too_large() {
-    let harness = with_account().await;
+    let harness = Harness::with_account().await;
     let range = json!({"metadata": {"name": "r"}, "spec": {"limits": [{
         "type": "Container",
         "max": {"cpu": "1"}, "default": {"cpu": "500m"}, "defaultRequest": {"memory": "64Mi"},
@@ -123,7 +114,7 @@ async fn a_limit_range_fills_containers_in_and_refuses_what_is_too_large() {
 
 #[tokio::test]
 async fn one_priority_class_is_the_default() {
-    let harness = with_account().await;
+    let harness = Harness::with_account().await;
     let class = |name: &str, default: bool, value: i64| json!({"metadata": {"name": name}, "value": value, "globalDefault": default});
     harness.create(PRIORITIES, &class("a", true, 7)).await;
     let second = harness.post(PRIORITIES, &class("b", true, 8)).await;
@@ -144,7 +135,7 @@ async fn one_priority_class_is_the_default() {
 
 #[tokio::test]
 async fn a_pod_gets_what_its_runtime_class_says() {
-    let harness = with_account().await;
+    let harness = Harness::with_account().await;
     let class = json!({
         "metadata": {"name": "r"}, "handler": "h",
         "overhead": {"podFixed": {"cpu": "100m"}},

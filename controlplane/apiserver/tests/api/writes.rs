@@ -11,15 +11,6 @@ const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 const PODS: &str = "/api/v1/namespaces/default/pods";
 const SERVICES: &str = "/api/v1/namespaces/default/services";
 
-async fn with_account() -> Harness {
-    let harness = Harness::new().await;
-    let account = json!({"metadata": {"name": "default"}});
-    harness
-        .create("/api/v1/namespaces/default/serviceaccounts", &account)
-        .await;
-    harness
-}
-
 fn pod(name: &str) -> Value {
     json!({
         "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name},
@@ -150,7 +141,7 @@ async fn yaml_and_broken_bodies() {
 
 #[tokio::test]
 async fn patches_of_three_kinds() {
-    let harness = with_account().await;
+    let harness = Harness::with_account().await;
     harness.create(PODS, &pod("p")).await;
     let uri = format!("{PODS}/p");
     let table = [
@@ -239,7 +230,7 @@ async fn collections_are_deleted_by_selector() {
 
 #[tokio::test]
 async fn a_pod_gets_its_account_token_and_tolerations() {
-    let harness = with_account().await;
+    let harness = Harness::with_account().await;
     let created = harness.create(PODS, &pod("p")).await;
     assert_eq!(created["spec"]["serviceAccountName"], "default");
     assert_eq!(created["spec"]["priority"], 0);
@@ -258,7 +249,7 @@ async fn a_pod_gets_its_account_token_and_tolerations() {
 
 #[tokio::test]
 async fn pods_are_bound_once_and_end_gracefully() {
-    let harness = with_account().await;
+    let harness = Harness::with_account().await;
     harness.create(PODS, &pod("p")).await;
     let binding = json!({"target": {"kind": "Node", "name": "n1"}});
     let uri = format!("{PODS}/p");
@@ -289,7 +280,7 @@ async fn pods_are_bound_once_and_end_gracefully() {
 
 #[tokio::test]
 async fn a_watch_by_node_sees_its_pods_only() {
-    let harness = with_account().await;
+    let harness = Harness::with_account().await;
     let mut events = harness
         .watch("/api/v1/pods?watch=1&fieldSelector=spec.nodeName%3Dn1")
         .await;
@@ -305,7 +296,7 @@ async fn a_watch_by_node_sees_its_pods_only() {
 
 #[tokio::test]
 async fn status_and_spec_are_written_apart() {
-    let harness = with_account().await;
+    let harness = Harness::with_account().await;
     let created = harness.create(PODS, &pod("p")).await;
     let uri = format!("{PODS}/p");
     let mut changed = created.clone();
