@@ -1,5 +1,7 @@
 //! What is proposed to the Log: operations on keys with conditions, applied together.
 
+use std::collections::HashSet;
+
 use bytes::Bytes;
 
 use crate::Revision;
@@ -129,11 +131,12 @@ impl Batch {
         if self.ops.iter().all(|op| op.action == Action::Check) {
             return invalid("no change");
         }
-        for (index, op) in self.ops.iter().enumerate() {
+        let mut keys = HashSet::with_capacity(self.ops.len());
+        for op in &self.ops {
             if op.key.is_empty() || op.key.len() > MAX_KEY_BYTES {
                 return invalid("key is empty or too long");
             }
-            if self.ops[..index].iter().any(|other| other.key == op.key) {
+            if !keys.insert(&op.key) {
                 return invalid("a key is named twice");
             }
         }

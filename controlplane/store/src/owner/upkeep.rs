@@ -59,9 +59,11 @@ impl Owner {
         self.start_snapshot();
     }
 
-    /// Replaces the old full segments by a snapshot, in a thread of its own: they no longer change.
+    /// Replaces the old full segments by a snapshot, in a thread of its own: they no longer change once
+    /// they are durable. (Relaxed batches are compacted before; their write may be under way.)
     fn start_snapshot(&mut self) {
-        let old = |sealed: &&Sealed| sealed.last_revision <= self.compacted;
+        let replaceable = self.compacted.min(self.durable_revision);
+        let old = |sealed: &&Sealed| sealed.last_revision <= replaceable;
         let covered: Vec<Sealed> = self.sealed.iter().take_while(old).copied().collect();
         let bytes: u64 = covered.iter().map(|sealed| sealed.bytes).sum();
         let live = self.snapshot.map_or(0, |(_, bytes)| bytes);
@@ -107,5 +109,60 @@ impl Owner {
         let snapshot = self.snapshot.map_or(0, |(_, bytes)| bytes);
         let total = sealed + snapshot + self.segment.capacity;
         self.figures.file_bytes.store(total, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::mpsc::{Receiver, channel};
+
+    use tokio::sync::{mpsc, oneshot};
+
+    use super::*;
+    use crate::disk::Disk;
+    use crate::log::{Config, Figures};
+    use crate::recover::recover;
+
+    /// An owner whose messages to itself are handled when the test says so.
+    fn owner(config: Config) -> (Owner, Receiver<Message>, mpsc::Receiver<Vec<Event>>) {
+        let disk = Disk::new(config.faults.clone());
+        let recovered = recover(&config, &disk, |_| {}).unwrap();
+        let (events, commits) = mpsc::channel(1024);
+        let (to_self, inbox) = channel();
+        let figures = Arc::new(Figures::default());
+        let owner = Owner::new(config, disk, recovered, figures, events, to_self).unwrap();
+        (owner, inbox, commits)
+    }
+
+    fn put(owner: &mut Owner, key: usize) {
+        let (reply, _) = oneshot::channel();
+        let batch = Batch::new().put(key.to_string(), vec![0; 1000], Expect::Any);
+        let batch = batch.relaxed();
+        owner.handle(Message::Propose { batch, reply });
+    }
+
+    /// Relaxed batches are published, and so compacted, before they are written.
+    #[test]
+    fn a_segment_whose_last_write_is_under_way_is_not_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = Config::new(dir.path());
+        (config.segment_bytes, config.snapshot_bytes) = (4096, 1);
+        let (mut owner, inbox, _commits) = owner(config);
+        for key in 0..3 {
+            put(&mut owner, key);
+        }
+        owner.flush_at = Some(Instant::now());
+        owner.dispatch();
+        assert!(owner.in_flight.is_some());
+        put(&mut owner, 3);
+        assert_eq!(owner.sealed.len(), 1);
+        owner.compact(owner.published());
+        assert!(!owner.snapshotting);
+        owner.handle(inbox.recv().unwrap());
+        owner.compact(owner.published());
+        assert!(owner.snapshotting);
+        let made = inbox.recv().unwrap();
+        assert!(matches!(made, Message::Snapshotted(Ok(_))), "{made:?}");
     }
 }
