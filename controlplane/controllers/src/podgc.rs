@@ -19,6 +19,7 @@ const QUARANTINE: Duration = Duration::from_secs(40);
 
 #[derive(Debug, Default)]
 pub struct PodGc {
+    /// Since when nodes that pods are bound to are known to be missing.
     missing: HashMap<String, Timestamp>,
 }
 
@@ -39,7 +40,9 @@ impl Controller for PodGc {
                 }
             }
             Change::Pod(delta) => {
-                let Some(pod) = &delta.new else { return };
+                let Some(pod) = &delta.new else {
+                    return self.forget(world, delta.latest());
+                };
                 let node = pod.spec.node_name.as_deref().unwrap_or("");
                 let is_lost = match node {
                     "" => pod.metadata.is_deleting(),
@@ -83,6 +86,19 @@ impl Controller for PodGc {
         }
         writes.push(force_delete(pod));
         Plan::of(writes)
+    }
+}
+
+impl PodGc {
+    /// A node without pods is nobody's concern any more.
+    fn forget(&mut self, world: &World, gone: &Pod) {
+        let Some(node) = &gone.spec.node_name else {
+            return;
+        };
+        let mut pods = world.pods.by_index(Index::Node(node.clone()));
+        if pods.next().is_none() {
+            self.missing.remove(node);
+        }
     }
 }
 
@@ -164,6 +180,18 @@ mod tests {
         sim.wake(0, &key);
         sim.settle();
         assert!(sim.get::<Pod>(&key).is_some());
+    }
+
+    #[test]
+    fn a_missing_node_is_forgotten_with_its_last_pod() {
+        let mut sim = Sim::new(vec![Box::<PodGc>::default()]);
+        let key = pod(&mut sim, Some("n"));
+        sim.settle();
+        sim.remove::<Pod>(&key);
+        sim.settle();
+        sim.advance(60);
+        let key = pod(&mut sim, Some("n"));
+        assert_eq!(sim.plan(0, &key).requeue_after, Some(QUARANTINE));
     }
 
     #[test]
