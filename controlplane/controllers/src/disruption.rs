@@ -11,15 +11,13 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, Time};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use k8s_openapi::jiff::Timestamp;
 use kube::core::{Selector, SelectorExt};
 
 use crate::deployment::replicas::scaled;
-use crate::kinds::{
-    ObservedCondition, Pod, PodDisruptionBudget, PodDisruptionBudgetStatus, Projection,
-};
+use crate::kinds::{ObservedCondition, Pod, PodDisruptionBudget, PodDisruptionBudgetStatus};
 use crate::object::{Key, MetaExt, time};
 use crate::plan::{Controller, Cx, Note, Plan};
 use crate::view::{Change, World};
@@ -61,6 +59,7 @@ impl Controller for DisruptionController {
         }
         let status = match expected(world, budget, &pods) {
             Ok(expected) => {
+                plan.events.extend(unmanaged(budget, &pods));
                 let (disrupted, recheck) = disrupted(budget, &pods, cx.now);
                 if let Some(delay) = recheck {
                     plan.requeue(delay);
@@ -141,6 +140,53 @@ fn expected(
             healthy: 0,
         }),
     }
+}
+
+/// A warning, when the budget needs a number of replicas and pods have no controller to say one.
+fn unmanaged(budget: &PodDisruptionBudget, pods: &[&Arc<Pod>]) -> Option<Note> {
+    let spec = &budget.spec;
+    let is_share = matches!(spec.min_available, Some(IntOrString::String(_)));
+    if !is_share && spec.max_unavailable.is_none() {
+        return None;
+    }
+    let mut controllers = pods.iter().map(|pod| pod.metadata.controller());
+    controllers.any(|controller| controller.is_none()).then(|| {
+        let text = format!(
+            "Pods selected by this PodDisruptionBudget (selector: {}) were found to be unmanaged. \
+             As a result, the status of the PDB cannot be calculated correctly, which may result in \
+             undefined behavior. To account for these pods please set \".spec.minAvailable\" field \
+             of the PDB to an integer value.",
+            in_go(spec.selector.as_ref())
+        );
+        Note::warning(budget, "UnmanagedPods", text)
+    })
+}
+
+/// A selector as Go prints it.
+fn in_go(selector: Option<&LabelSelector>) -> String {
+    let Some(selector) = selector else {
+        return "nil".to_owned();
+    };
+    let labels = selector.match_labels.iter().flatten();
+    let labels: String = labels
+        .map(|(key, value)| format!("{key}: {value},"))
+        .collect();
+    let expressions = selector
+        .match_expressions
+        .iter()
+        .flatten()
+        .map(|requirement| {
+            let values = requirement.values.as_deref().unwrap_or_default().join(" ");
+            format!(
+                "LabelSelectorRequirement{{Key:{},Operator:{},Values:[{values}],}},",
+                requirement.key, requirement.operator
+            )
+        });
+    let expressions: String = expressions.collect();
+    format!(
+        "&LabelSelector{{MatchLabels:map[string]string{{{labels}}},MatchExpressions:\
+         []LabelSelectorRequirement{{{expressions}}},}}"
+    )
 }
 
 /// The replicas of every controller that has one of the pods; pods without one count as none.
@@ -395,6 +441,28 @@ mod tests {
         let status = settled(&mut sim, &key);
         assert_eq!(status["disruptionsAllowed"], 0);
         assert_eq!(status["conditions"][0]["reason"], "SyncFailed");
+    }
+
+    #[test]
+    fn pods_without_a_controller_are_told_where_their_number_is_needed() {
+        for (spec, told) in [
+            (json!({"maxUnavailable": 1}), 1),
+            (json!({"minAvailable": "50%"}), 1),
+            (json!({"minAvailable": 1}), 0),
+        ] {
+            let mut sim = sim();
+            let key = sim.create::<PodDisruptionBudget>(budget(spec));
+            let pod = pod(&sim, "x", None);
+            sim.create::<Pod>(pod);
+            let events = sim.plan(0, &key).events;
+            assert_eq!(events.len(), told);
+            for event in events {
+                assert_eq!((event.reason, event.warning), ("UnmanagedPods", true));
+                let selector = "(selector: &LabelSelector{MatchLabels:map[string]string{app: a,},\
+                                MatchExpressions:[]LabelSelectorRequirement{},})";
+                assert!(event.message.contains(selector), "{}", event.message);
+            }
+        }
     }
 
     #[test]
