@@ -167,15 +167,12 @@ impl Stream {
             match self.poll_into(out) {
                 Ok(Progress::Change(_)) => {}
                 Ok(Progress::Idle(_)) => return,
-                Err(()) => {
-                    self.ended = out.is_empty();
-                    return;
-                }
+                Err(()) => return,
             }
         }
     }
 
-    /// Writes the next change if there is one.
+    /// Writes the next change if there is one. An error is written once, and is the last.
     fn poll_into(&mut self, out: &mut Vec<u8>) -> Result<Progress, ()> {
         match self.watch.poll() {
             Ok(Progress::Change(change)) => {
@@ -184,11 +181,9 @@ impl Stream {
             }
             Ok(idle) => Ok(idle),
             Err(expired) => {
-                if !self.ended {
-                    let status = Status::too_old(expired.requested, expired.oldest);
-                    frame("ERROR", &status.to_json(), out);
-                    self.ended = true;
-                }
+                let status = Status::too_old(expired.requested, expired.oldest);
+                frame("ERROR", &status.to_json(), out);
+                self.ended = true;
                 Err(())
             }
         }

@@ -120,6 +120,24 @@ async fn a_slow_watcher_gets_everything_from_the_history() {
 }
 
 #[tokio::test]
+async fn a_watch_the_history_has_gone_past_ends_with_one_error() {
+    let harness = Harness::new().await;
+    let first = version(&harness.create(MAPS, &config_map("a", "x")).await);
+    let uri = format!("{MAPS}?watch=1&resourceVersion={first}");
+    let mut events = harness.watch(&uri).await;
+    harness.create(MAPS, &config_map("b", "x")).await;
+    let log = harness.server.storage().log();
+    log.compact(log.revision());
+    while harness.get(&format!("{uri}&timeoutSeconds=1")).await.code != 410 {}
+    let error = events.next().await.unwrap();
+    assert_eq!(
+        (&error["type"], &error["object"]["code"]),
+        (&json!("ERROR"), &json!(410))
+    );
+    assert_eq!(events.next().await, None);
+}
+
+#[tokio::test]
 async fn a_watch_from_before_the_history_is_gone() {
     let harness = Harness::new().await;
     let first = harness.create(MAPS, &config_map("a", "x")).await;
