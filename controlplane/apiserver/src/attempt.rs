@@ -295,7 +295,7 @@ fn changed<'a>(
         Update::Patch { kind, body } => {
             let patch = arena.alloc_slice_copy(body);
             api::patch::apply_patch(*kind, old, patch, call.field_validation()?, arena)
-                .map_err(|e| patch_failure(&e, row, old.name()))
+                .map_err(|e| e.to_status(row.group, row.version, row.kind))
         }
         Update::With(edit) => {
             let mut doc = old.clone();
@@ -303,10 +303,6 @@ fn changed<'a>(
             Ok((doc, Vec::new()))
         }
     }
-}
-
-fn patch_failure(error: &api::patch::PatchError, row: &Resource, _name: &str) -> Status {
-    error.to_status(row.group, row.version, row.kind)
 }
 
 /// The stored object as a document.

@@ -4,10 +4,10 @@ use std::convert::Infallible;
 
 use api::Status;
 use bytes::Bytes;
-use futures::Stream;
+use futures::{FutureExt, Stream, future::BoxFuture};
 use http::{HeaderValue, Response, StatusCode, header};
 use http_body_util::{
-    BodyExt, Full, LengthLimitError, Limited, StreamBody, combinators::UnsyncBoxBody,
+    BodyExt, Collected, Full, LengthLimitError, Limited, StreamBody, combinators::UnsyncBoxBody,
 };
 
 /// Error of a streaming body.
@@ -64,6 +64,14 @@ pub fn failure(status: &Status) -> Response<Body> {
             .insert(header::RETRY_AFTER, HeaderValue::from(retry));
     }
     response
+}
+
+/// The whole of a body that is not longer than `limit`. (Boxed: the compiler cannot tell that the
+/// adapters' future can be sent.)
+pub fn short(body: Body, limit: usize) -> BoxFuture<'static, Option<Bytes>> {
+    let read = Limited::new(body.map_err(ReadError), limit).collect();
+    let read = read.map(|read| read.ok().map(Collected::to_bytes));
+    read.boxed()
 }
 
 /// A request body that is read only when a verb wants it.

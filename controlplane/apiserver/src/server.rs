@@ -49,6 +49,10 @@ const DRAIN: Duration = Duration::from_secs(3);
 const MAX_CONNECTIONS: usize = 8192;
 /// Streams a client may have open on one h2 connection (upstream: 250; ours serves informers).
 const MAX_STREAMS: u32 = 1000;
+/// Bytes of a request's body a client may send ahead on an h2 stream.
+const STREAM_WINDOW: u32 = 256 << 10;
+/// Pause after a connection could not be accepted.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Why the server could not start.
 #[derive(Debug, thiserror::Error)]
@@ -197,7 +201,7 @@ pub async fn serve(
             Err(error) => {
                 // Out of file descriptors, mostly: the others must finish first.
                 tracing::warn!(%error, "accept");
-                tokio::time::sleep(Duration::from_millis(50)).await;
+                tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
     }
@@ -239,7 +243,7 @@ async fn connection(
         .timer(TokioTimer::new())
         .keep_alive_interval(KEEP_ALIVE)
         .max_concurrent_streams(MAX_STREAMS)
-        .initial_stream_window_size(256 << 10)
+        .initial_stream_window_size(STREAM_WINDOW)
         .enable_connect_protocol();
     let io = TokioIo::new(tls);
     let serving = builder.serve_connection_with_upgrades(io, TowerToHyperService::new(service));

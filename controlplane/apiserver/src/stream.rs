@@ -6,7 +6,7 @@
 
 mod kubelet;
 
-use api::{Resource, Status};
+use api::Status;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use hyper_util::rt::TokioIo;
@@ -20,6 +20,9 @@ use crate::{
     call::Call,
 };
 
+/// Longest error of a kubelet that is handed on, in bytes (upstream: maxReadLength); longer ones are
+/// left out.
+const MAX_ERROR_BYTES: usize = 50_000;
 /// Query parameters of `log` that the kubelet understands.
 const LOG_PARAMETERS: [&str; 8] = [
     "follow",
@@ -82,15 +85,11 @@ async fn log(
     let response = call.server.kubelets().get(address, path).await?;
     let (parts, far) = response.into_parts();
     if !parts.status.is_success() {
-        use http_body_util::BodyExt;
-        let text = far
-            .collect()
-            .await
-            .map(|b| b.to_bytes())
-            .unwrap_or_default();
+        let text = body::short(far, MAX_ERROR_BYTES).await.unwrap_or_default();
         let text = String::from_utf8_lossy(&text).trim().to_owned();
         return Err(match parts.status.as_u16() {
-            400 | 404 => Status::new(parts.status.as_u16(), "BadRequest", text),
+            400 => Status::new(400, "BadRequest", text),
+            404 => Status::new(404, "NotFound", text),
             _ => Status::internal(text),
         });
     }
@@ -161,7 +160,6 @@ fn container(call: &Call, pod: &Object) -> Result<String, Status> {
             .collect()
     };
     let containers = names("containers");
-    let Resource { .. } = call.resource;
     match call.attributes.param("container").filter(|c| !c.is_empty()) {
         Some(wanted) => {
             let all = [
