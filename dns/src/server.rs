@@ -35,6 +35,10 @@ const TCP_LIMIT: usize = 65535;
 const FORWARD_LIMIT: usize = 1000;
 /// TCP clients at the same time.
 const CONNECTION_LIMIT: usize = 256;
+/// TCP clients the kernel keeps before they are accepted.
+const BACKLOG: i32 = 128;
+/// Pause after a connection could not be accepted.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// A TCP client that says nothing for this long is let go (RFC 7766).
 const IDLE: Duration = Duration::from_secs(10);
 
@@ -61,7 +65,7 @@ pub struct Metrics {
     pub cache_hits: AtomicU64,
     /// `dns_upstream_failures_total`
     pub upstream_failures: AtomicU64,
-    /// `dns_refused_by_limit_total`
+    /// `dns_refused_by_limit_total`: questions to upstream servers, and TCP clients.
     pub over_limit: AtomicU64,
 }
 
@@ -285,10 +289,11 @@ async fn tcp_worker(
     loop {
         let Ok((stream, _)) = listener.accept().await else {
             // out of file descriptors: give others time to close some
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            tokio::time::sleep(ACCEPT_PAUSE).await;
             continue;
         };
         let Ok(permit) = shared.connections.clone().try_acquire_owned() else {
+            shared.metrics.over_limit.fetch_add(1, Ordering::Relaxed);
             continue;
         };
         let shared = shared.clone();
@@ -357,6 +362,6 @@ fn udp_socket(address: SocketAddr) -> io::Result<UdpSocket> {
 
 fn tcp_socket(address: SocketAddr) -> io::Result<TcpListener> {
     let fd = raw(address, SockType::Stream)?;
-    listen(&fd, Backlog::new(128)?)?;
+    listen(&fd, Backlog::new(BACKLOG)?)?;
     TcpListener::from_std(std::net::TcpListener::from(fd))
 }
