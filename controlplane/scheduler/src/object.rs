@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{
-    Affinity, ResourceRequirements, Taint, Toleration, TopologySpreadConstraint,
+    Affinity, PodAffinityTerm, ResourceRequirements, Taint, Toleration, TopologySpreadConstraint,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -179,6 +179,30 @@ impl Pod {
 
     pub fn namespace(&self) -> &str {
         self.metadata.namespace.as_deref().unwrap_or("")
+    }
+
+    /// Pods it must be placed near.
+    pub fn affinity_terms(&self) -> &[PodAffinityTerm] {
+        let affinity = self.spec.affinity.as_ref();
+        let affinity = affinity.and_then(|a| a.pod_affinity.as_ref());
+        affinity
+            .and_then(|a| {
+                a.required_during_scheduling_ignored_during_execution
+                    .as_deref()
+            })
+            .unwrap_or_default()
+    }
+
+    /// Pods it must not be placed near.
+    pub fn anti_affinity_terms(&self) -> &[PodAffinityTerm] {
+        let affinity = self.spec.affinity.as_ref();
+        let affinity = affinity.and_then(|a| a.pod_anti_affinity.as_ref());
+        affinity
+            .and_then(|a| {
+                a.required_during_scheduling_ignored_during_execution
+                    .as_deref()
+            })
+            .unwrap_or_default()
     }
 
     /// The node it is bound to.

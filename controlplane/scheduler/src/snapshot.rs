@@ -276,7 +276,7 @@ impl Snapshot {
     }
 
     fn index(&mut self, key: &Key, pod: &Pod) {
-        if repels(pod) {
+        if !pod.anti_affinity_terms().is_empty() {
             self.repelling.insert(key.clone());
         }
         if is_choosy(pod) {
@@ -306,19 +306,6 @@ impl Snapshot {
 fn is_choosy(pod: &Pod) -> bool {
     let affinity = pod.spec.affinity.as_ref();
     affinity.is_some_and(|a| a.pod_affinity.is_some() || a.pod_anti_affinity.is_some())
-}
-
-fn repels(pod: &Pod) -> bool {
-    let affinity = pod
-        .spec
-        .affinity
-        .as_ref()
-        .and_then(|a| a.pod_anti_affinity.as_ref());
-    let terms = affinity.and_then(|a| {
-        a.required_during_scheduling_ignored_during_execution
-            .as_ref()
-    });
-    terms.is_some_and(|terms| !terms.is_empty())
 }
 
 #[cfg(test)]

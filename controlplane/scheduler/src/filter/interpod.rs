@@ -24,32 +24,6 @@ pub struct Counts {
     anti: Vec<HashMap<String, usize>>,
 }
 
-pub fn affinity_terms(pod: &Pod) -> &[PodAffinityTerm] {
-    let affinity = pod
-        .spec
-        .affinity
-        .as_ref()
-        .and_then(|a| a.pod_affinity.as_ref());
-    let terms = affinity.and_then(|a| {
-        a.required_during_scheduling_ignored_during_execution
-            .as_deref()
-    });
-    terms.unwrap_or(&[])
-}
-
-pub fn anti_affinity_terms(pod: &Pod) -> &[PodAffinityTerm] {
-    let affinity = pod
-        .spec
-        .affinity
-        .as_ref()
-        .and_then(|a| a.pod_anti_affinity.as_ref());
-    let terms = affinity.and_then(|a| {
-        a.required_during_scheduling_ignored_during_execution
-            .as_deref()
-    });
-    terms.unwrap_or(&[])
-}
-
 /// Does the term of a pod in namespace `own` speak of `other`?
 pub fn term_matches(snapshot: &Snapshot, term: &PodAffinityTerm, own: &str, other: &Pod) -> bool {
     let listed = term.namespaces.as_deref().unwrap_or(&[]);
@@ -68,7 +42,7 @@ impl Counts {
     pub fn new(snapshot: &Snapshot, pod: &Pod) -> Self {
         let mut counts = Self::default();
         for (node, placed) in snapshot.repelling() {
-            for term in anti_affinity_terms(&placed.pod) {
+            for term in placed.pod.anti_affinity_terms() {
                 let domain = node.node.label(&term.topology_key);
                 if let Some(domain) = domain
                     && term_matches(snapshot, term, placed.pod.namespace(), pod)
@@ -89,11 +63,12 @@ impl Counts {
             }
             domains
         };
-        counts.affinity = affinity_terms(pod).iter().map(count).collect();
-        counts.anti = anti_affinity_terms(pod).iter().map(count).collect();
+        counts.affinity = pod.affinity_terms().iter().map(count).collect();
+        counts.anti = pod.anti_affinity_terms().iter().map(count).collect();
         // The first of a group that wants to be together may go anywhere.
         let is_alone = counts.affinity.iter().all(HashMap::is_empty);
-        let wants_itself = affinity_terms(pod)
+        let wants_itself = pod
+            .affinity_terms()
             .iter()
             .all(|t| term_matches(snapshot, t, pod.namespace(), pod));
         if is_alone && wants_itself {
@@ -106,7 +81,7 @@ impl Counts {
 pub fn check(pod: &Pod, counts: &Counts, node: &NodeInfo) -> Result<(), Refusal> {
     let refuse = |reason| Err(Refusal::new(Plugin::InterPodAffinity, reason));
     // Every term's label must be there, also for the first of a group.
-    let terms = affinity_terms(pod);
+    let terms = pod.affinity_terms();
     if terms
         .iter()
         .any(|term| node.node.label(&term.topology_key).is_none())
@@ -126,7 +101,7 @@ pub fn check(pod: &Pod, counts: &Counts, node: &NodeInfo) -> Result<(), Refusal>
     {
         return refuse("node(s) didn't match pod affinity rules");
     }
-    let anti = counts.anti.iter().zip(anti_affinity_terms(pod));
+    let anti = counts.anti.iter().zip(pod.anti_affinity_terms());
     if anti.into_iter().any(|(domains, term)| has(domains, term)) {
         return refuse("node(s) didn't match pod anti-affinity rules");
     }

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use k8s_openapi::api::core::v1::WeightedPodAffinityTerm;
 
 use super::{Domains, MAX};
-use crate::filter::interpod::{affinity_terms, term_matches};
+use crate::filter::interpod::term_matches;
 use crate::object::Pod;
 use crate::snapshot::{NodeInfo, Snapshot};
 
@@ -62,7 +62,7 @@ pub fn scores(snapshot: &Snapshot, pod: &Pod, nodes: &[&NodeInfo]) -> Vec<i64> {
                 add(node, &term.topology_key, weight);
             }
         }
-        for term in affinity_terms(&placed.pod) {
+        for term in placed.pod.affinity_terms() {
             if term_matches(snapshot, term, namespace, pod) {
                 add(node, &term.topology_key, HARD_WEIGHT);
             }
