@@ -76,10 +76,14 @@ impl Controller for CidrAllocator {
         "node-controller"
     }
 
-    fn react(&mut self, _: &World, change: &Change, keys: &mut Vec<Key>) {
+    fn react(&mut self, world: &World, change: &Change, keys: &mut Vec<Key>) {
         if let Change::Node(delta) = change {
             if delta.new.is_none() {
                 self.given.remove(&delta.key());
+                // Its shares are free for nodes that found none.
+                let without = world.nodes.iter();
+                let without = without.filter(|(_, node)| node.spec.pod_cidrs.is_empty());
+                keys.extend(without.map(|(key, _)| key.clone()));
             }
             keys.push(delta.key());
         }
@@ -156,6 +160,7 @@ fn first_free(pool: IpNetwork, mask: u8, taken: &HashSet<IpNetwork>) -> Option<I
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sim::Sim;
     use kube::runtime::watcher::Event;
 
     fn world(nodes: &[(&str, &[&str])]) -> World {
@@ -202,6 +207,22 @@ mod tests {
         assert!(plan(&mut allocator, "c").contains("10.244.2.0/24"));
         // Not visible yet: the same again.
         assert_eq!(plan(&mut allocator, "b"), b);
+    }
+
+    #[test]
+    fn a_node_that_found_no_share_gets_that_of_one_that_goes() {
+        let pool = pools(&["10.0.0.0/24"]);
+        let allocator = CidrAllocator::new(pool, NodeCidrMask::default());
+        let mut sim = Sim::new(vec![Box::new(allocator)]);
+        let first = sim.create::<Node>(json!({"metadata": {"name": "a"}}));
+        sim.settle();
+        let second = sim.create::<Node>(json!({"metadata": {"name": "b"}}));
+        sim.settle();
+        assert!(sim.get::<Node>(&second).unwrap()["spec"]["podCIDR"].is_null());
+        sim.remove::<Node>(&first);
+        sim.settle();
+        let cidr = &sim.get::<Node>(&second).unwrap()["spec"]["podCIDR"];
+        assert_eq!(cidr, "10.0.0.0/24");
     }
 
     #[test]
