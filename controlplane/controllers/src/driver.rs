@@ -11,7 +11,7 @@ mod record;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use k8s_openapi::jiff::Timestamp;
 use kube::Client;
@@ -252,6 +252,6 @@ impl Driver {
 async fn sleep_until(due: Option<Instant>) {
     match due {
         Some(due) => tokio::time::sleep_until(due.into()).await,
-        None => tokio::time::sleep(Duration::from_secs(3600)).await,
+        None => std::future::pending().await,
     }
 }

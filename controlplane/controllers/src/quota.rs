@@ -8,11 +8,12 @@
 
 pub mod recount;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use api::quota::counts;
 
-use crate::kinds::{Pod, Service};
+use crate::kinds::{Pod, ResourceQuota, Service};
 use crate::object::Key;
 use crate::plan::{Controller, Cx, Job, Plan};
 use crate::view::{Change, Delta, World};
@@ -67,10 +68,16 @@ impl Controller for QuotaController {
 /// The quotas of a namespace (or of all) that count objects of the kind.
 fn that_count(world: &World, kind: (&str, &str), namespace: Option<&str>, keys: &mut Vec<Key>) {
     let (group, plural) = kind;
-    for (key, quota) in world.quotas.iter() {
-        let is_there = namespace.is_none_or(|namespace| *key.namespace == *namespace);
-        if is_there && counts(&quota.spec.hard, group, plural) {
-            keys.push(key.clone());
+    let counting = |quota: &&Arc<ResourceQuota>| counts(&quota.spec.hard, group, plural);
+    let key = |quota: &Arc<ResourceQuota>| Key::of(&quota.metadata);
+    match namespace {
+        Some(namespace) => {
+            let quotas = world.quotas.in_namespace(namespace);
+            keys.extend(quotas.filter(counting).map(key));
+        }
+        None => {
+            let quotas = world.quotas.iter().map(|(_, quota)| quota);
+            keys.extend(quotas.filter(counting).map(key));
         }
     }
 }
@@ -96,7 +103,6 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::kinds::ResourceQuota;
     use crate::view::Removed;
 
     fn quota(namespace: &str, hard: serde_json::Value) -> ResourceQuota {

@@ -5,7 +5,7 @@ use tokio::sync::mpsc::{self, Receiver, Sender};
 
 use crate::plan::Note;
 
-/// Events waiting to be recorded; beyond this they are dropped and counted in the log.
+/// Events waiting to be recorded; beyond this they are dropped, which the log says.
 const CAPACITY: usize = 1024;
 
 /// A controller's number and what it wants to say.

@@ -97,7 +97,7 @@ impl Controller for NodeLifecycle {
         };
         let silent_in = self.silent_in(world, key, node, cx.now);
         let status = readiness(node);
-        if silent_in.is_zero() && status != "Unknown" || never_posted(node) && silent_in.is_zero() {
+        if silent_in.is_zero() && (status != "Unknown" || never_posted(node)) {
             return mark_unknown(node, cx);
         }
         let mut plan = Plan::nothing();
