@@ -1,9 +1,9 @@
 //! The Node object: registered at start, its status kept true. `desired` is pure; the shell asks the
-//! runtime how it is, often until it is ready and every ten seconds after, and writes what changed.
+//! runtime how it is, often while a node starts and every ten seconds after, and writes what changed.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::{
     ContainerImage, DaemonEndpoint, Node as NodeObject, NodeAddress, NodeCondition,
@@ -25,9 +25,10 @@ use super::status::seconds;
 use crate::cri::messages as m;
 
 pub const VERSION: &str = "v1.37.0";
-/// Pauses between looks at the runtime: until the node is ready, and after.
-const UNREADY_PAUSE: Duration = Duration::from_millis(100);
-const READY_PAUSE: Duration = Duration::from_secs(10);
+/// Pause between looks at the runtime when the node is ready; the longest one when it is not.
+const PAUSE: Duration = Duration::from_secs(10);
+/// The shortest pause while it is not, or its status could not be written.
+const SHORT_PAUSE: Duration = Duration::from_millis(100);
 /// An unchanged status is written again after this time (upstream: nodeStatusReportFrequency).
 const REPORT: Duration = Duration::from_secs(300);
 /// Images listed in the status (upstream: nodeStatusMaxImages).
@@ -55,8 +56,10 @@ pub async fn run(
     let subject = Subject::node(&node.config.node_name);
     node.recorder
         .normal(&subject, "Starting", "Starting kubelet.");
-    let mut written: Option<(NodeStatus, std::time::Instant)> = None;
+    let mut written: Option<(NodeStatus, Instant)> = None;
     let mut was_ready = None;
+    // Since when there is something to mend.
+    let mut since: Option<Instant> = None;
     loop {
         let runtime = node.runtime.status().await;
         let facts = Facts {
@@ -85,7 +88,7 @@ pub async fn run(
                         node.recorder.normal(&subject, reason, message);
                         was_ready = Some(ready);
                     }
-                    written = Some((status, std::time::Instant::now()));
+                    written = Some((status, Instant::now()));
                 }
                 Err(error) => {
                     tracing::warn!(%error, "node status not written");
@@ -93,15 +96,22 @@ pub async fn run(
                 }
             }
         }
-        let pause = if ready && ok {
-            READY_PAUSE
-        } else {
-            UNREADY_PAUSE
+        since = match ready && ok {
+            true => None,
+            false => Some(since.unwrap_or_else(Instant::now)),
         };
         tokio::select! {
-            () = tokio::time::sleep(pause) => {}
+            () = tokio::time::sleep(pause(since.map(|since| since.elapsed()))) => {}
             () = shutdown.cancelled() => return,
         }
+    }
+}
+
+/// Looks are frequent at first, so that a start is quick, and rarer the longer it lasts.
+fn pause(unsettled: Option<Duration>) -> Duration {
+    match unsettled {
+        None => PAUSE,
+        Some(time) => (time / 10).clamp(SHORT_PAUSE, PAUSE),
     }
 }
 
@@ -379,5 +389,20 @@ fn opposite(what: &str) -> String {
     match what.strip_prefix("no ") {
         Some(what) => what.to_owned(),
         None => format!("in{what}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn looks_are_rarer_the_longer_a_node_is_not_ready() {
+        let after = |seconds| pause(Some(Duration::from_secs(seconds)));
+        assert_eq!(after(0), SHORT_PAUSE);
+        assert_eq!(after(1), SHORT_PAUSE);
+        assert_eq!(after(20), Duration::from_secs(2));
+        assert_eq!(after(3600), PAUSE);
+        assert_eq!(pause(None), PAUSE);
     }
 }
