@@ -106,12 +106,14 @@ pub async fn run(cfg: Arc<Config>, client: Client, metrics: &Metrics, shutdown: 
     let (seed, seed_known) = watch::channel(None);
     let (stages, published) = watch::channel(Stage::Starting);
     let (limits, limits_seen) = watch::channel(Limits::default());
+    let names = Arc::<::dns::server::Metrics>::default();
     let node = cfg.node_name.clone();
     gauges::add(
         metrics,
         &cfg.bpf_dir,
         published.clone(),
         limits_seen.clone(),
+        names.clone(),
     );
     let supervisor = Supervisor {
         cfg,
@@ -119,6 +121,7 @@ pub async fn run(cfg: Arc<Config>, client: Client, metrics: &Metrics, shutdown: 
         seed: seed_known,
         stages,
         limits,
+        names,
         listening: false,
         serving: false,
     };
@@ -138,6 +141,8 @@ struct Supervisor {
     seed: watch::Receiver<Option<u64>>,
     stages: watch::Sender<Stage<cni::Server>>,
     limits: watch::Sender<Limits>,
+    /// What DNS counts.
+    names: Arc<::dns::server::Metrics>,
     /// The CNI socket is there; it outlives attempts.
     listening: bool,
     /// So do DNS and health checks, which need no program.
@@ -255,7 +260,8 @@ impl Supervisor {
         }
         let (cfg, states) = (self.cfg.clone(), self.states.clone());
         let node = cfg.node_name.clone();
-        tokio::spawn(dns::run(cfg, states.clone(), shutdown.clone()));
+        let names = self.names.clone();
+        tokio::spawn(dns::run(cfg, states.clone(), names, shutdown.clone()));
         tokio::spawn(health::run(node, states, shutdown.clone()));
     }
 }

@@ -224,6 +224,14 @@ impl Protocol {
 }
 
 impl State {
+    /// Whether Services and their endpoints are what they are in `other`, and as known.
+    pub fn same_services(&self, other: &State) -> bool {
+        self.synced.services == other.synced.services
+            && self.synced.slices == other.synced.slices
+            && self.services.ptr_eq(&other.services)
+            && self.slices.ptr_eq(&other.slices)
+    }
+
     /// The slices of one Service, in order of their names.
     pub fn slices_of<'a>(
         &'a self,

@@ -57,16 +57,33 @@ pub enum ServeError {
 /// Counters since the start.
 #[derive(Debug, Default)]
 pub struct Metrics {
-    /// `dns_queries_total`
-    pub queries: AtomicU64,
-    /// `dns_forwarded_total`
-    pub forwarded: AtomicU64,
-    /// `dns_cache_hits_total`
-    pub cache_hits: AtomicU64,
-    /// `dns_upstream_failures_total`
-    pub upstream_failures: AtomicU64,
-    /// `dns_refused_by_limit_total`: questions to upstream servers, and TCP clients.
-    pub over_limit: AtomicU64,
+    queries: AtomicU64,
+    forwarded: AtomicU64,
+    cache_hits: AtomicU64,
+    upstream_failures: AtomicU64,
+    /// Questions to upstream servers, and TCP clients.
+    over_limit: AtomicU64,
+}
+
+impl Metrics {
+    /// Names and values.
+    pub fn read(&self) -> [(&'static str, u64); 5] {
+        let Metrics {
+            queries,
+            forwarded,
+            cache_hits,
+            upstream_failures,
+            over_limit,
+        } = self;
+        [
+            ("dns_queries_total", queries),
+            ("dns_forwarded_total", forwarded),
+            ("dns_cache_hits_total", cache_hits),
+            ("dns_upstream_failures_total", upstream_failures),
+            ("dns_refused_by_limit_total", over_limit),
+        ]
+        .map(|(name, counter)| (name, counter.load(Ordering::Relaxed)))
+    }
 }
 
 /// Bound sockets; the cluster can be answered as soon as [`Server::run`] is polled.
@@ -84,9 +101,10 @@ pub async fn serve(
     addresses: &[SocketAddr],
     zone: watch::Receiver<Arc<Zone>>,
     upstreams: &[SocketAddr],
+    metrics: Arc<Metrics>,
     shutdown: CancellationToken,
 ) -> Result<(), ServeError> {
-    Server::bind(addresses)?
+    Server::bind(addresses, metrics)?
         .run(zone, upstreams, shutdown)
         .await;
     Ok(())
@@ -94,7 +112,7 @@ pub async fn serve(
 
 impl Server {
     /// Listens on every address, UDP and TCP. Port 0 takes a free one. Needs a tokio runtime.
-    pub fn bind(addresses: &[SocketAddr]) -> Result<Server, ServeError> {
+    pub fn bind(addresses: &[SocketAddr], metrics: Arc<Metrics>) -> Result<Server, ServeError> {
         let (mut udp, mut tcp, mut bound) = (Vec::new(), Vec::new(), Vec::new());
         for &wanted in addresses {
             let mut one = || -> io::Result<()> {
@@ -116,18 +134,13 @@ impl Server {
             udp,
             tcp,
             addresses: bound,
-            metrics: Arc::default(),
+            metrics,
         })
     }
 
     /// The addresses listened on.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
-    }
-
-    /// The counters.
-    pub fn metrics(&self) -> Arc<Metrics> {
-        self.metrics.clone()
     }
 
     /// Serves until `shutdown`.

@@ -105,7 +105,7 @@ impl Drop for Running {
 }
 
 fn start(upstreams: Vec<SocketAddr>) -> Running {
-    let server = Server::bind(&[SocketAddr::new(LOOPBACK, 0)]).unwrap();
+    let server = Server::bind(&[SocketAddr::new(LOOPBACK, 0)], Arc::default()).unwrap();
     let address = server.addresses()[0];
     let (zone, reader) = watch::channel(Arc::new(zone()));
     let shutdown = CancellationToken::new();

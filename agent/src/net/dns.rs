@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use dns::server::Metrics;
 use dns::zone::{self, Kind, ServiceKey, Zone};
 use imbl::ordmap::DiffItem;
 use tokio::sync::watch;
@@ -22,6 +23,7 @@ const RETRY: Duration = Duration::from_secs(2);
 pub async fn run(
     cfg: Arc<Config>,
     mut states: watch::Receiver<Arc<State>>,
+    metrics: Arc<Metrics>,
     shutdown: CancellationToken,
 ) {
     let zone = Zone::new(&cfg.cluster_domain, &cfg.cluster_dns);
@@ -37,11 +39,16 @@ pub async fn run(
     }
     tokio::join!(
         follow(zone, states, sender, &shutdown),
-        serve(&cfg, receiver, &shutdown)
+        serve(&cfg, receiver, &metrics, &shutdown)
     );
 }
 
-async fn serve(cfg: &Config, zone: watch::Receiver<Arc<Zone>>, shutdown: &CancellationToken) {
+async fn serve(
+    cfg: &Config,
+    zone: watch::Receiver<Arc<Zone>>,
+    metrics: &Arc<Metrics>,
+    shutdown: &CancellationToken,
+) {
     let addresses: Vec<SocketAddr> = cfg
         .cluster_dns
         .iter()
@@ -54,8 +61,9 @@ async fn serve(cfg: &Config, zone: watch::Receiver<Arc<Zone>>, shutdown: &Cancel
     let mut upstreams = dns::forward::parse_resolv_conf(&text);
     upstreams.retain(|upstream| !addresses.contains(upstream));
     while !shutdown.is_cancelled() {
+        let (zone, metrics) = (zone.clone(), metrics.clone());
         let served =
-            dns::server::serve(&addresses, zone.clone(), &upstreams, shutdown.clone()).await;
+            dns::server::serve(&addresses, zone, &upstreams, metrics, shutdown.clone()).await;
         if let Err(error) = served {
             tracing::warn!(error = chain(&error), "serve DNS");
             tokio::select! {
@@ -75,9 +83,11 @@ async fn follow(
     let mut shown = Arc::new(State::default());
     loop {
         let state = states.borrow_and_update().clone();
-        update(&mut zone, &shown, &state);
-        sender.send_replace(Arc::new(zone.clone()));
-        shown = state;
+        if !shown.same_services(&state) {
+            update(&mut zone, &shown, &state);
+            sender.send_replace(Arc::new(zone.clone()));
+            shown = state;
+        }
         tokio::select! {
             changed = states.changed() => if changed.is_err() { return },
             () = shutdown.cancelled() => return,

@@ -1,8 +1,9 @@
 //! Metrics of the net half: whether it is up, how full the maps are, what did not fit, and the
-//! datapath's own counters.
+//! counters of DNS and of the datapath.
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
 use tokio::sync::watch;
 
@@ -17,12 +18,16 @@ pub fn add<T: Send + Sync + 'static>(
     bpf_dir: &Path,
     stages: watch::Receiver<Stage<T>>,
     limits: watch::Receiver<Limits>,
+    names: Arc<dns::server::Metrics>,
 ) {
     let bpf_dir = bpf_dir.to_owned();
     metrics.add(move |text| {
         let up = u64::from(stages.borrow().is_up());
         metric(text, "gauge", "windlass_net_up", [(String::new(), up)]);
         of_limits(text, &limits.borrow());
+        for (name, value) in names.read() {
+            metric(text, "counter", name, [(String::new(), value)]);
+        }
         // While nothing is loaded nothing was counted.
         if let Ok(counts) = MapSet::open(&bpf_dir).and_then(|maps| maps.counts()) {
             let packets = counts.iter().map(|(hook, outcome, count)| {
@@ -66,6 +71,23 @@ fn of_limits(text: &mut String, limits: &Limits) {
 mod tests {
     use super::*;
     use crate::net::shortage::{Fill, Limit, Shortage, Subject};
+
+    #[test]
+    fn the_counters_of_dns_are_shown_while_the_datapath_is_down() {
+        let metrics = Metrics::default();
+        let (_, stages) = watch::channel(Stage::<()>::Starting);
+        let (_, limits) = watch::channel(Limits::default());
+        add(
+            &metrics,
+            Path::new("/nowhere"),
+            stages,
+            limits,
+            Arc::default(),
+        );
+        let text = metrics.render();
+        assert!(text.contains("# TYPE dns_queries_total counter\ndns_queries_total 0\n"));
+        assert!(text.contains("windlass_net_up 0\n"), "{text}");
+    }
 
     #[test]
     fn pressure_and_shortages_are_shown_by_map_and_kind() {

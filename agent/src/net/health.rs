@@ -34,41 +34,52 @@ struct Check {
     local_endpoints: usize,
 }
 
+/// Listeners by Service: what they answer, and how they are stopped.
+type Running = BTreeMap<ObjectKey, (watch::Sender<Check>, CancellationToken)>;
+
 /// Answers until `shutdown`.
 pub async fn run(
     node: String,
     mut states: watch::Receiver<Arc<State>>,
     shutdown: CancellationToken,
 ) {
-    let mut running: BTreeMap<ObjectKey, (watch::Sender<Check>, CancellationToken)> =
-        BTreeMap::new();
+    let mut running = Running::new();
+    let mut shown = Arc::new(State::default());
     loop {
-        let checks = checks(&states.borrow_and_update().clone(), &node);
-        running.retain(|key, (known, stop)| {
-            let kept = checks
-                .get(key)
-                .is_some_and(|c| c.port == known.borrow().port);
-            if !kept {
-                stop.cancel();
-            }
-            kept
-        });
-        for (key, check) in checks {
-            match running.get(&key) {
-                Some((known, _)) => {
-                    known.send_if_modified(|old| std::mem::replace(old, check.clone()) != check);
-                }
-                None => {
-                    let stop = shutdown.child_token();
-                    let (sender, receiver) = watch::channel(check);
-                    tokio::spawn(listen(receiver, stop.clone()));
-                    running.insert(key, (sender, stop));
-                }
-            }
+        let state = states.borrow_and_update().clone();
+        if !shown.same_services(&state) {
+            follow(&mut running, checks(&state, &node), &shutdown);
+            shown = state;
         }
         tokio::select! {
             changed = states.changed() => if changed.is_err() { return },
             () = shutdown.cancelled() => return,
+        }
+    }
+}
+
+/// Listens for these checks and no others.
+fn follow(running: &mut Running, checks: BTreeMap<ObjectKey, Check>, shutdown: &CancellationToken) {
+    running.retain(|key, (known, stop)| {
+        let kept = checks
+            .get(key)
+            .is_some_and(|c| c.port == known.borrow().port);
+        if !kept {
+            stop.cancel();
+        }
+        kept
+    });
+    for (key, check) in checks {
+        match running.get(&key) {
+            Some((known, _)) => {
+                known.send_if_modified(|old| std::mem::replace(old, check.clone()) != check);
+            }
+            None => {
+                let stop = shutdown.child_token();
+                let (sender, receiver) = watch::channel(check);
+                tokio::spawn(listen(receiver, stop.clone()));
+                running.insert(key, (sender, stop));
+            }
         }
     }
 }

@@ -48,6 +48,7 @@ fn a_datapath_that_cannot_be_loaded_is_tried_again_and_said_to_pods_meanwhile() 
             seed: watch::channel(Some(7)).1,
             stages,
             limits: watch::Sender::default(),
+            names: Arc::default(),
             listening: false,
             serving: false,
         };
