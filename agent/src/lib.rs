@@ -17,11 +17,15 @@ pub mod volume;
 pub mod watch;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use tokio_util::sync::CancellationToken;
 
 pub use config::Config;
+
+/// Pause after a connection could not be accepted: mostly there are no file descriptors left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Who the agent is towards others.
 pub struct Identities {

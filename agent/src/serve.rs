@@ -13,7 +13,7 @@ use http::{Method, Request, Response, StatusCode};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::jiff::Timestamp;
 use tokio::net::{TcpListener, TcpStream};
@@ -22,6 +22,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 
+use crate::ACCEPT_PAUSE;
 use crate::config::KeyPair;
 use crate::cri;
 use crate::metrics::Metrics;
@@ -40,6 +41,8 @@ use query::Query;
 /// Connections served at a time; each exec or follow holds one.
 const MAX_CONNECTIONS: usize = 1024;
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time an HTTP/1.1 connection may be without a request.
+const IDLE: Duration = Duration::from_secs(180);
 /// Chunks of a log on their way.
 const LOG_QUEUE: usize = 64;
 
@@ -123,7 +126,7 @@ impl Server {
                 Ok((stream, _)) => stream,
                 Err(error) => {
                     tracing::warn!(%error, "kubelet API: accept failed");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
                     continue;
                 }
             };
@@ -171,7 +174,10 @@ async fn serve(stream: TcpStream, acceptor: TlsAcceptor, api: Arc<Api>) {
             }))
         }
     });
-    let connection = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new())
+    let mut builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
+    let timer = TokioTimer::new();
+    builder.http1().timer(timer).header_read_timeout(IDLE);
+    let connection = builder
         .serve_connection_with_upgrades(TokioIo::new(stream), service)
         .into_owned();
     if let Err(error) = connection.await {

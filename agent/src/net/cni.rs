@@ -20,11 +20,11 @@ use super::netlink::Netlink;
 use super::sandbox::{Sandbox, SandboxId};
 use super::stage::{Problem, Stage};
 use super::veth;
-use crate::Config;
 use crate::cni::{
     AddResult, Answer, Command, Dns, Failure, Interface, Ip, LOOPBACK_TYPE, MESSAGE_LIMIT,
     PLUGIN_TYPE, Request, Route, VERSIONS, code,
 };
+use crate::{ACCEPT_PAUSE, Config};
 
 /// Calls worked on at the same time.
 const CALLS: usize = 64;
@@ -158,6 +158,7 @@ async fn accept(listener: UnixListener, stages: Stages, shutdown: CancellationTo
             Ok(stream) => stream,
             Err(error) => {
                 tracing::warn!(%error, "accept a CNI call");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }
         };

@@ -13,7 +13,7 @@ use abi::{Event, Hook, Outcome};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Notify, broadcast, watch};
+use tokio::sync::{Notify, Semaphore, broadcast, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -22,6 +22,7 @@ use super::dump;
 use super::engine::Handle;
 use super::maps::{EventReader, MapError, MapSet};
 use super::rows::Tables;
+use crate::ACCEPT_PAUSE;
 use crate::state::State;
 
 pub mod client;
@@ -30,6 +31,8 @@ pub mod client;
 const POLL: Duration = Duration::from_millis(20);
 /// Events taken at one look.
 const TAKE: usize = 4096;
+/// Connections at the same time.
+const READERS: usize = 64;
 /// Events a reader may lag behind.
 const LAG: usize = 16_384;
 /// Longest request line.
@@ -110,6 +113,7 @@ pub async fn serve(server: Server, shutdown: CancellationToken) -> std::io::Resu
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
     let (events, _) = broadcast::channel::<Arc<str>>(LAG);
     let arrived = Arc::new(Notify::new());
+    let readers = Arc::new(Semaphore::new(READERS));
     let poller = Poller {
         states: server.states,
         engine: server.engine,
@@ -121,13 +125,25 @@ pub async fn serve(server: Server, shutdown: CancellationToken) -> std::io::Resu
     loop {
         tokio::select! {
             accepted = listener.accept() => {
-                let (stream, _) = accepted?;
+                let stream = match accepted {
+                    Ok((stream, _)) => stream,
+                    Err(error) => {
+                        tracing::warn!(%error, "accept a reader of flows");
+                        tokio::time::sleep(ACCEPT_PAUSE).await;
+                        continue;
+                    }
+                };
+                let Ok(slot) = readers.clone().try_acquire_owned() else {
+                    tracing::warn!("too many readers of flows, one refused");
+                    continue;
+                };
                 let (events, arrived) = (events.clone(), arrived.clone());
                 let bpf_dir = server.bpf_dir.clone();
                 tokio::spawn(async move {
                     if let Err(error) = reader(stream, &events, &arrived, &bpf_dir).await {
                         tracing::debug!(%error, "reader of flows is gone");
                     }
+                    drop(slot);
                 });
             }
             () = shutdown.cancelled() => return withdraw(&server.run_dir),
