@@ -94,13 +94,13 @@ pub(crate) fn validate_update(
         ("policy", "PodDisruptionBudget", "status") => policy::budget_status(new, errors),
         ("apps", "Deployment" | "ReplicaSet", "status")
         | ("", "ReplicationController", "status") => {
-            workload::validate::replica_status(new, old, errors);
+            workload::status::replicas(new, old, errors);
         }
-        ("apps", "StatefulSet", "status") => workload::stateful::status(new, old, errors),
+        ("apps", "StatefulSet", "status") => workload::status::stateful_set(new, old, errors),
         ("batch", "Job", "") => batch::job::update(new, old, errors),
         ("batch", "Job", "status") => batch::status::update(new, old, errors),
         ("batch", "CronJob", "") => batch::cron::update(new, old, errors),
-        ("apps", "DaemonSet", "status") => workload::validate::daemon_set_status(new, errors),
+        ("apps", "DaemonSet", "status") => workload::status::daemon_set(new, old, errors),
         ("apps", "ControllerRevision", _) => {
             workload::validate::revision(new, false, errors);
             crate::validate::meta::immutable(new, old, &["data"], errors);

@@ -8,6 +8,7 @@ use crate::doc::{Doc, Object, Value};
 use crate::strategy::same;
 
 pub(crate) mod stateful;
+pub(crate) mod status;
 pub(crate) mod validate;
 
 /// The annotation that stands for the internal field `spec.templateGeneration`.

@@ -6,7 +6,6 @@
 
 use crate::doc::{Doc, Object, Value};
 use crate::kinds::pod;
-use crate::schema::Struct;
 use crate::selector::LabelSelector;
 use crate::validate::meta::{immutable, label_selector};
 use crate::validate::names::percent;
@@ -271,83 +270,6 @@ fn daemon_set_strategy(spec: &Value<'_>, path: &Path<'_>, errors: &mut Errors) {
 /// The selector of a workload is fixed.
 pub(crate) fn fixed_selector(new: &Doc<'_>, old: &Doc<'_>, errors: &mut Errors) {
     immutable(new, old, &["spec", "selector"], errors);
-}
-
-/// Counts in the status of a Deployment or ReplicaSet.
-pub(crate) fn replica_status(new: &Doc<'_>, old: &Doc<'_>, errors: &mut Errors) {
-    let path = Path::new("status");
-    let count = |field: &str| new.int_at(&["status", field]);
-    for field in [
-        "observedGeneration",
-        "replicas",
-        "fullyLabeledReplicas",
-        "updatedReplicas",
-        "readyReplicas",
-        "availableReplicas",
-        "unavailableReplicas",
-        "terminatingReplicas",
-        "collisionCount",
-    ] {
-        errors.non_negative(&path.child(field), count(field));
-    }
-    let all = count("replicas").unwrap_or(0);
-    for field in [
-        "fullyLabeledReplicas",
-        "updatedReplicas",
-        "readyReplicas",
-        "availableReplicas",
-    ] {
-        let n = count(field).unwrap_or(0);
-        let has = new
-            .schema()
-            .as_struct()
-            .is_some_and(|s| has_status_field(s, field));
-        if has && n > all {
-            errors.invalid_number(
-                &path.child(field),
-                n,
-                "cannot be greater than status.replicas",
-            );
-        }
-    }
-    let (available, ready) = (
-        count("availableReplicas").unwrap_or(0),
-        count("readyReplicas"),
-    );
-    if available > ready.unwrap_or(0) {
-        let at = path.child("availableReplicas");
-        errors.invalid_number(&at, available, "cannot be greater than readyReplicas");
-    }
-    let now = count("collisionCount").unwrap_or(0);
-    if old
-        .int_at(&["status", "collisionCount"])
-        .is_some_and(|before| now < before)
-    {
-        errors.invalid_number(&path.child("collisionCount"), now, "cannot be decremented");
-    }
-}
-
-fn has_status_field(shape: &Struct, field: &str) -> bool {
-    let status = shape.field("status").and_then(|f| f.ty.as_struct());
-    status.is_some_and(|s| s.field(field).is_some())
-}
-
-/// Counts in the status of a DaemonSet.
-pub(crate) fn daemon_set_status(new: &Doc<'_>, errors: &mut Errors) {
-    let path = Path::new("status");
-    for field in [
-        "currentNumberScheduled",
-        "numberMisscheduled",
-        "desiredNumberScheduled",
-        "numberReady",
-        "observedGeneration",
-        "updatedNumberScheduled",
-        "numberAvailable",
-        "numberUnavailable",
-        "collisionCount",
-    ] {
-        errors.non_negative(&path.child(field), new.int_at(&["status", field]));
-    }
 }
 
 /// A ControllerRevision.
