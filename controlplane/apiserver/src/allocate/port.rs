@@ -9,6 +9,7 @@ use crate::{ResourceId, call::Call, clock, storage::Write};
 
 /// Random ports tried before the range is walked.
 const RANDOM_TRIES: usize = 64;
+const TAKEN: &str = "provided port is already allocated";
 
 /// Keeps the old node ports where the client left them out (upstream: patchAllocatedValues).
 pub fn keep(doc: &mut Doc<'_>, old: &Doc<'_>) {
@@ -99,11 +100,13 @@ pub fn allocate(call: &Call, doc: &mut Doc<'_>, old: Option<&Doc<'_>>) -> Claims
         choose(call, doc, &mut mine)?;
     }
     if wants_health_port(doc) {
-        let given = doc.int_at(&["spec", "healthCheckNodePort"]).unwrap_or(0);
-        let number = if given == 0 {
-            free(call, &mine).map_err(full)?
-        } else {
-            given
+        let number = match doc.int_at(&["spec", "healthCheckNodePort"]).unwrap_or(0) {
+            0 => free(call, &mine).map_err(full)?,
+            held if before.contains(&held) && !mine.contains(&held) => held,
+            given => {
+                health_port(call, given, &mine)?;
+                given
+            }
         };
         doc.set_int(&["spec", "healthCheckNodePort"], number);
         mine.push(number);
@@ -181,6 +184,19 @@ fn clear_copied(doc: &mut Doc<'_>, before: &[i64]) {
     doc.remove(&["spec", "healthCheckNodePort"]);
 }
 
+/// Whether a Service without that port can have it for its health check.
+fn health_port(call: &Call, number: i64, mine: &[i64]) -> Result<(), Vec<FieldError>> {
+    let free = match mine.contains(&number) {
+        true => Err(TAKEN.to_owned()),
+        false => explicit(call, number),
+    };
+    free.map_err(|why| {
+        let text = format!("failed to allocate requested HealthCheck NodePort {number}: {why}");
+        let error = FieldError::invalid_raw("spec.healthCheckNodePort", number, text);
+        vec![error]
+    })
+}
+
 fn explicit(call: &Call, number: i64) -> Result<(), String> {
     let range = &call.server.options().node_ports;
     if !u16::try_from(number).is_ok_and(|n| range.contains(&n)) {
@@ -191,7 +207,7 @@ fn explicit(call: &Call, number: i64) -> Result<(), String> {
         ));
     }
     if is_taken(call, number) {
-        return Err("provided port is already allocated".into());
+        return Err(TAKEN.to_owned());
     }
     Ok(())
 }

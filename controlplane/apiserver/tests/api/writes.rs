@@ -314,6 +314,40 @@ async fn status_and_spec_are_written_apart() {
 }
 
 #[tokio::test]
+async fn a_health_check_port_that_is_taken_is_refused() {
+    let harness = Harness::new().await;
+    let local = |name: &str, node_port: u16| {
+        let ports = json!([{"port": 80, "nodePort": node_port}]);
+        let spec = json!({"type": "LoadBalancer", "externalTrafficPolicy": "Local",
+            "healthCheckNodePort": 30090, "ports": ports});
+        service(name, spec)
+    };
+    harness.create(SERVICES, &local("a", 30081)).await;
+    for taken in [local("b", 30082), local("c", 30090)] {
+        let reply = harness.post(SERVICES, &taken).await;
+        assert_eq!(reply.code, 422, "{}", reply.text);
+    }
+    let reply = harness.post(SERVICES, &local("b", 30082)).await;
+    let text = "spec.healthCheckNodePort: Invalid value: 30090: failed to allocate requested \
+                HealthCheck NodePort 30090: provided port is already allocated";
+    assert!(reply.message().ends_with(text), "{}", reply.message());
+    let uri = format!("{SERVICES}/a");
+    let same = harness.get(&uri).await.json();
+    assert_eq!(harness.put(&uri, &same).await.code, 200);
+    harness.delete(&uri).await;
+    harness.create(SERVICES, &local("b", 30082)).await;
+}
+
+#[tokio::test]
+async fn a_body_of_null_is_an_empty_object() {
+    let harness = Harness::new().await;
+    let reply = harness.post(MAPS, &Value::Null).await;
+    assert_eq!(reply.code, 422, "{}", reply.text);
+    let text = "metadata.name: Required value: name or generateName is required";
+    assert!(reply.message().ends_with(text), "{}", reply.message());
+}
+
+#[tokio::test]
 async fn services_get_addresses_and_ports() {
     let harness = Harness::new().await;
     let ports = json!([{"port": 80, "nodePort": 30080}]);
