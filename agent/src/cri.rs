@@ -56,11 +56,6 @@ impl Error {
         matches!(self, Error::Call { status, .. } if status.code() == Code::NotFound)
     }
 
-    /// Whether the runtime does not know the call at all.
-    pub fn is_unimplemented(&self) -> bool {
-        matches!(self, Error::Call { status, .. } if status.code() == Code::Unimplemented)
-    }
-
     /// The runtime's own words, for events and waiting messages.
     pub fn detail(&self) -> String {
         match self {
@@ -273,15 +268,6 @@ impl Client {
             self.call::<_, m::Empty>(path!(runtime "RemoveContainer"), request)
                 .await,
         )
-    }
-
-    pub async fn reopen_container_log(&self, id: &str) -> Result<(), Error> {
-        let request = m::ContainerId {
-            container_id: id.to_owned(),
-        };
-        self.call::<_, m::Empty>(path!(runtime "ReopenContainerLog"), request)
-            .await
-            .map(drop)
     }
 
     pub async fn exec_sync(

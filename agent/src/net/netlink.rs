@@ -27,7 +27,6 @@ const EEXIST: i32 = 17;
 const ENODEV: i32 = 19;
 const ENOENT: i32 = 2;
 const ESRCH: i32 = 3;
-const EADDRNOTAVAIL: i32 = 99;
 
 /// An Ethernet address.
 pub type Mac = [u8; 6];
@@ -181,21 +180,6 @@ impl Netlink {
         }
         done(request.execute().await, &[EEXIST], || {
             format!("add address {ip}")
-        })
-    }
-
-    /// Removes an address.
-    pub async fn delete_address(&self, address: Address) -> Result<(), Error> {
-        let Address {
-            index,
-            address: ip,
-            prefix_len,
-        } = address;
-        let mut request = self.handle.address().add(index, ip, prefix_len);
-        let message = request.message_mut().clone();
-        let deleted = self.handle.address().del(message).execute().await;
-        done(deleted, &[EADDRNOTAVAIL, ENODEV], || {
-            format!("delete address {ip}")
         })
     }
 

@@ -150,11 +150,6 @@ impl<'a> Doc<'a> {
         self.set(path, Value::Int(number));
     }
 
-    /// Sets a boolean.
-    pub fn set_bool(&mut self, path: &[&str], flag: bool) {
-        self.set(path, Value::Bool(flag));
-    }
-
     /// Removes the value at a path.
     pub fn remove(&mut self, path: &[&str]) -> Option<Value<'a>> {
         let (last, parents) = path.split_last()?;

@@ -152,22 +152,6 @@ impl LabelSelector {
         })
     }
 
-    /// Reads a plain map of labels (a Service's selector).
-    pub fn from_map<'m>(labels: impl IntoIterator<Item = (&'m str, &'m str)>) -> LabelSelector {
-        let requirements = labels
-            .into_iter()
-            .map(|(key, value)| Requirement {
-                key: key.to_owned(),
-                operator: Operator::In,
-                values: vec![value.to_owned()],
-            })
-            .collect();
-        LabelSelector {
-            requirements,
-            nothing: false,
-        }
-    }
-
     /// Whether labels satisfy it; `get` finds a label's value.
     pub fn matches<'l>(&self, get: impl Fn(&str) -> Option<&'l str>) -> bool {
         !self.nothing && self.requirements.iter().all(|r| r.matches(get(&r.key)))

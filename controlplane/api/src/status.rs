@@ -421,15 +421,6 @@ impl Status {
         Status::new(403, "Forbidden", message).about(group, resource, name)
     }
 
-    /// 405.
-    pub fn method_not_supported(group: &str, resource: &str, action: &str) -> Status {
-        let message = format!(
-            "{action} is not supported on resources of kind {}",
-            quote(&qualified(group, resource))
-        );
-        Status::new(405, "MethodNotAllowed", message).about(group, resource, "")
-    }
-
     /// 405 of a verb on a path that does not have it.
     pub fn method_not_allowed() -> Status {
         let text = "the server does not allow this method on the requested resource";

@@ -123,11 +123,6 @@ impl Commits {
         self.receiver.recv().await
     }
 
-    /// [`Commits::next`] for a thread of its own. Panics inside an async context.
-    pub fn blocking_next(&mut self) -> Option<Vec<Event>> {
-        self.receiver.blocking_recv()
-    }
-
     /// What is there already, without waiting.
     pub fn try_next(&mut self) -> Option<Vec<Event>> {
         self.receiver.try_recv().ok()

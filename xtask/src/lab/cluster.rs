@@ -176,15 +176,6 @@ impl Lab {
         self.field(&["-n", namespace, "pod", pod], "/status/podIP")
     }
 
-    /// The node a pod runs on.
-    pub fn pod_node(&self, namespace: &str, pod: &str) -> Result<u8> {
-        let name = self.field(&["-n", namespace, "pod", pod], "/spec/nodeName")?;
-        match name.parse()? {
-            Place::Node(n) => Ok(n),
-            Place::Outside | Place::Switch => anyhow::bail!("a pod on {name}"),
-        }
-    }
-
     /// The first address of a Service.
     pub fn cluster_ip(&self, namespace: &str, service: &str) -> Result<String> {
         self.field(&["-n", namespace, "service", service], "/spec/clusterIP")

@@ -26,9 +26,6 @@ pub const TCX_INGRESS: u32 = 46;
 /// See [`TCX_INGRESS`].
 pub const TCX_EGRESS: u32 = 47;
 
-/// `BPF_NOEXIST`: create only.
-pub const NOEXIST: u64 = 1;
-
 #[repr(C)]
 #[derive(Default)]
 struct ElemAttr {
