@@ -13,7 +13,8 @@ use super::ipam::{self, Pool};
 use super::maps::{MapError, MapSet};
 use super::netlink::Route;
 use super::plan::backend::Here;
-use super::plan::endpoint::{self, Indices};
+use super::plan::endpoint;
+use super::plan::indices::Indices;
 use super::plan::node::{self, Facts, NodeIndex};
 use super::plan::service::{self, Program, Services};
 use super::rows::{Row, Step, Tables};
@@ -89,7 +90,7 @@ pub struct Core {
     /// Removals after which what was refused was planned last.
     refused_at: u64,
     pool: Pool,
-    indices: Indices,
+    indices: Indices<{ abi::limits::ENDPOINTS }>,
     attachments: BTreeMap<SandboxId, Attachment>,
     policy: policy::Policy,
     /// hostPorts as planned, by the name they have as a Service.

@@ -3,6 +3,7 @@
 
 pub mod backend;
 pub mod endpoint;
+pub mod indices;
 pub mod node;
 pub mod policy;
 pub mod service;

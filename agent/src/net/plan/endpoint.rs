@@ -1,7 +1,6 @@
 //! Local endpoints → rows, in the order the abi prescribes: closed first, open when the policies are
-//! loaded, gone in reverse. Endpoint indices rest a while before they are used again.
+//! loaded, gone in reverse.
 
-use std::collections::HashSet;
 use std::net::IpAddr;
 
 use abi::{Endpoint, LocalAddr, Mac};
@@ -82,39 +81,6 @@ pub fn remove(local: &Local) -> Vec<Step> {
     steps
 }
 
-/// Endpoint indices, handed out round-robin: a freed one is the last to be used again.
-#[derive(Debug, Default)]
-pub struct Indices {
-    used: HashSet<u32>,
-    last: u32,
-}
-
-impl Indices {
-    /// Marks an index as used (recovered after a restart); false if it was.
-    pub fn claim(&mut self, ep_ix: u32) -> bool {
-        self.last = self.last.max(ep_ix);
-        self.used.insert(ep_ix)
-    }
-
-    /// A free index; `None` at the limit of endpoints.
-    pub fn take(&mut self) -> Option<u32> {
-        let limit = abi::limits::ENDPOINTS - 1;
-        if self.used.len() >= limit as usize {
-            return None;
-        }
-        loop {
-            self.last = self.last % limit + 1;
-            if self.used.insert(self.last) {
-                return Some(self.last);
-            }
-        }
-    }
-
-    pub fn free(&mut self, ep_ix: u32) {
-        self.used.remove(&ep_ix);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -141,13 +107,5 @@ mod tests {
             value.isolation,
             abi::ISOLATED_INGRESS | abi::ISOLATED_EGRESS
         );
-    }
-
-    #[test]
-    fn indices_start_at_1_and_are_reused_last() {
-        let mut indices = Indices::default();
-        assert_eq!((indices.take(), indices.take()), (Some(1), Some(2)));
-        indices.free(1);
-        assert_eq!(indices.take(), Some(3));
     }
 }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use abi::{BeKey, BeValue, List, Service, SlotKey, V4, V6};
 
 use super::backend::Target;
+use super::indices::Indices;
 use crate::net::rows::{Key, Row, Step, Tables};
 use crate::state::ObjectKey;
 
@@ -76,7 +77,8 @@ pub struct Services {
     taken: HashSet<u32>,
     svc_ids: Ids,
     list_ids: Ids,
-    identities: Identities,
+    /// Indices into `live`.
+    identities: Indices<{ abi::limits::INCARNATIONS }>,
     limits: Limits,
     recovered: bool,
 }
@@ -122,13 +124,6 @@ struct Ids {
     last: u32,
 }
 
-/// Indices into `live`, handed out round-robin so that a freed one is the last to be used again.
-#[derive(Debug, Default)]
-struct Identities {
-    used: HashSet<u32>,
-    last: u32,
-}
-
 // === impl Services ===
 
 impl Services {
@@ -146,8 +141,9 @@ impl Services {
             .flat_map(|s| [s.cluster.list, s.local.list]);
         self.list_ids.last = lists4.chain(lists6).chain(headers).max().unwrap_or(0);
         let used4 = current.be4.values().map(|b| b.be_ix);
-        self.identities.used = used4.chain(current.be6.values().map(|b| b.be_ix)).collect();
-        self.identities.last = self.identities.used.iter().copied().max().unwrap_or(0);
+        for be_ix in used4.chain(current.be6.values().map(|b| b.be_ix)) {
+            self.identities.claim(be_ix);
+        }
     }
 
     /// The same with maps of other sizes.
@@ -432,7 +428,7 @@ impl Services {
         let ended: Vec<Target> = installed.identities.keys().copied().filter(gone).collect();
         for target in ended {
             if let Some(be_ix) = installed.identities.remove(&target) {
-                self.identities.used.remove(&be_ix);
+                self.identities.free(be_ix);
                 steps.push(Step::BumpLive(be_ix));
             }
         }
@@ -555,21 +551,6 @@ impl Ids {
     fn next(&mut self) -> u32 {
         self.last = self.last.checked_add(1).unwrap_or(1);
         self.last
-    }
-}
-
-impl Identities {
-    fn take(&mut self) -> Option<u32> {
-        let limit = abi::limits::INCARNATIONS - 1;
-        if self.used.len() >= limit as usize {
-            return None;
-        }
-        loop {
-            self.last = self.last % limit + 1;
-            if self.used.insert(self.last) {
-                return Some(self.last);
-            }
-        }
     }
 }
 
