@@ -74,9 +74,18 @@ pub struct Node {
 }
 
 impl Node {
-    pub fn facts(&self, pod_ips: Vec<IpAddr>) -> downward::Facts {
+    /// The pod's addresses: on the host's network those of the node.
+    pub fn ips_of(&self, pod: &Pod, observed: &observed::Observed) -> Vec<IpAddr> {
+        if spec::host_network(pod) {
+            return self.config.node_ips.clone();
+        }
+        let sandbox = observed.sandboxes.first();
+        sandbox.map(|s| s.ips.clone()).unwrap_or_default()
+    }
+
+    pub fn facts(&self, pod: &Pod, observed: &observed::Observed) -> downward::Facts {
         downward::Facts {
-            pod_ips,
+            pod_ips: self.ips_of(pod, observed),
             node_ips: self.config.node_ips.clone(),
             node_name: self.config.node_name.clone(),
         }

@@ -137,14 +137,7 @@ impl Job {
     }
 
     fn facts(&self) -> Facts {
-        let host = spec::host_network(&self.pod);
-        let sandbox = self.observed.sandboxes.first();
-        let pod_ips: Vec<IpAddr> = if host {
-            self.node.config.node_ips.clone()
-        } else {
-            sandbox.map(|s| s.ips.clone()).unwrap_or_default()
-        };
-        self.node.facts(pod_ips)
+        self.node.facts(&self.pod, &self.observed)
     }
 
     async fn volumes(&self, tokens: &mut Tokens) -> Option<volume::Paths> {

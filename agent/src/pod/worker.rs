@@ -207,14 +207,8 @@ impl Worker {
             self.publisher.publish(&status);
         }
         self.last = status;
-        let ip = if spec::host_network(&self.pod) {
-            self.node.config.node_ips.first().copied()
-        } else {
-            self.observed
-                .sandboxes
-                .first()
-                .and_then(|sandbox| sandbox.ips.first().copied())
-        };
+        let ips = self.node.ips_of(&self.pod, &self.observed);
+        let ip = ips.first().copied();
         if finished {
             self.probers.stop();
         } else {
@@ -399,13 +393,7 @@ impl Worker {
     async fn refresh_volumes(&mut self, mut tokens: Tokens) {
         if self.observed.ready_sandbox().is_some() {
             let objects = self.held.snapshot().await;
-            let ips = self
-                .observed
-                .sandboxes
-                .first()
-                .map(|s| s.ips.clone())
-                .unwrap_or_default();
-            let facts = self.node.facts(ips);
+            let facts = self.node.facts(&self.pod, &self.observed);
             let input = volume::Input {
                 root: &self.node.config.root_dir,
                 pod: &self.pod,

@@ -6,7 +6,6 @@ use k8s_openapi::api::core::v1::{Container, LifecycleHandler};
 
 use super::Job;
 use crate::pod::probe;
-use crate::pod::spec;
 
 /// An exec hook has no time-out of its own; the grace period bounds preStop, this bounds postStart.
 const EXEC_TIMEOUT: Duration = Duration::from_secs(3600);
@@ -40,14 +39,8 @@ impl Job {
             ));
         }
         if let Some(get) = &handler.http_get {
-            let ip = if spec::host_network(&self.pod) {
-                self.node.config.node_ips.first().copied()
-            } else {
-                self.observed
-                    .sandboxes
-                    .first()
-                    .and_then(|s| s.ips.first().copied())
-            };
+            let ips = self.node.ips_of(&self.pod, &self.observed);
+            let ip = ips.first().copied();
             return probe::http_hook(&self.node.runtime, id, container, ip, get).await;
         }
         if let Some(sleep) = &handler.sleep {
