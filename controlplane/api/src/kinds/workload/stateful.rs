@@ -5,12 +5,12 @@
 use bumpalo::Bump;
 
 use super::validate::{
-    always_running, at_most_all, int_or_percent, is_empty_selector, matches_template,
+    always_running, at_most_all, int_or_percent, matches_template, required_selector,
 };
 use crate::doc::{Doc, List, Object, Value};
 use crate::kinds::pod;
 use crate::selector::LabelSelector;
-use crate::validate::meta::{immutable, label_selector};
+use crate::validate::meta::immutable;
 use crate::validate::names::{dns_label, percent};
 use crate::validate::path::{Errors, Path};
 
@@ -39,17 +39,8 @@ pub(crate) fn stateful_set(doc: &Doc<'_>, errors: &mut Errors) {
     if !service.is_empty() {
         errors.each(&path.child("serviceName"), service, dns_label(service));
     }
-    let at = path.child("selector");
-    let selector = spec.get("selector");
-    match selector {
-        None => errors.required(&at, ""),
-        Some(value) => {
-            label_selector(selector, &at, errors);
-            if is_empty_selector(value) {
-                errors.invalid_value(&at, selector, "empty selector is invalid for statefulset");
-            }
-        }
-    }
+    let empty = "empty selector is invalid for statefulset";
+    required_selector(spec.get("selector"), &path.child("selector"), empty, errors);
     template(doc, spec, &path, errors);
 }
 

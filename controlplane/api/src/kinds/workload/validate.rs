@@ -88,15 +88,8 @@ fn replicas_and_template(spec: &Value<'_>, path: &Path<'_>, errors: &mut Errors)
     errors.non_negative(&path.child("replicas"), spec.int_of("replicas"));
     let at = path.child("selector");
     let selector = spec.get("selector");
-    match selector {
-        None => errors.required(&at, ""),
-        Some(value) => {
-            label_selector(selector, &at, errors);
-            if is_empty_selector(value) {
-                errors.invalid_value(&at, selector, "empty selector is invalid for deployment");
-            }
-        }
-    }
+    let empty = "empty selector is invalid for deployment";
+    required_selector(selector, &at, empty, errors);
     let template_at = path.child("template");
     let template = spec.get("template");
     match LabelSelector::from_value(selector) {
@@ -110,7 +103,25 @@ fn replicas_and_template(spec: &Value<'_>, path: &Path<'_>, errors: &mut Errors)
     always_running(template, &template_at, "ReplicaSet", errors);
 }
 
-pub(crate) fn is_empty_selector(selector: &Value<'_>) -> bool {
+/// A selector that must be there and select something, else `empty`.
+pub(crate) fn required_selector(
+    selector: Option<&Value<'_>>,
+    path: &Path<'_>,
+    empty: &str,
+    errors: &mut Errors,
+) {
+    match selector {
+        None => errors.required(path, ""),
+        Some(value) => {
+            label_selector(selector, path, errors);
+            if is_empty_selector(value) {
+                errors.invalid_value(path, selector, empty);
+            }
+        }
+    }
+}
+
+fn is_empty_selector(selector: &Value<'_>) -> bool {
     let labels = selector.get("matchLabels").and_then(Value::as_object);
     labels.is_none_or(|l| l.is_empty()) && selector.list_of("matchExpressions").is_empty()
 }
