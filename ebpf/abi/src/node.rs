@@ -11,7 +11,7 @@ pub const CFG_EVENTS_FLOWS: u32 = 1;
 pub const CFG_EVENTS_DROPS: u32 = 2;
 /// Frontends with a host-network backend on this node exist: `uplink_out` looks replies up.
 pub const CFG_UPLINK_OUT: u32 = 4;
-/// hostPorts exist: frontends with address 0 may lie outside of the NodePort range (reserved).
+/// hostPorts exist: frontends with address 0 may lie outside of the NodePort range.
 pub const CFG_HOST_PORTS: u32 = 8;
 /// Pod traffic between nodes is tunnelled (reserved).
 pub const CFG_OVERLAY: u32 = 16;
