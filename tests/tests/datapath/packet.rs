@@ -106,7 +106,7 @@ impl Packet {
             (IpAddr::V4(src), IpAddr::V4(dst)) => {
                 bytes.extend([8, 0]);
                 let len = (20 + l4.len()) as u16;
-                let flags = fragment.map_or(0x4000, |(at, more)| at / 8 | more << 13);
+                let flags = fragment.map_or(0x4000, |(at, more)| (at / 8) | (more << 13));
                 let mut head = vec![0x45, 0, (len >> 8) as u8, len as u8, 0, 1];
                 head.extend(flags.to_be_bytes());
                 head.extend([self.ttl, self.proto, 0, 0]);
