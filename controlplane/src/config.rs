@@ -28,4 +28,6 @@ pub struct Config {
     pub cluster_dns: Vec<IpAddr>,
     /// DNS suffix, `cluster.local`.
     pub cluster_domain: String,
+    /// Whether controllers and the scheduler run; without them the API server alone can be looked at.
+    pub controllers: bool,
 }

@@ -82,8 +82,10 @@ pub async fn start(config: Config, shutdown: CancellationToken) -> anyhow::Resul
     write_kubeconfigs(&config, &running)?;
     prepared.finished();
     tracing::info!("the API is ready");
-    running.start_controllers(&config);
-    running.start_scheduler();
+    if config.controllers {
+        running.start_controllers(&config);
+        running.start_scheduler();
+    }
     Ok(running)
 }
 

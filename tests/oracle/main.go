@@ -7,45 +7,117 @@
 // "oracle serve" answers questions, one JSON object per line, by running upstream's decoding, defaulting,
 // strategies and validation; see package ask.
 //
+// "oracle http" starts upstream's API server and ours and replays the same requests against both; see
+// package replay.
+//
+// All of them are run by "cargo xtask oracle".
+//
 // The fact file holds names, numbers, flags and policy, no documentation. Its "sha256" is the hash of the
 // file with that field empty.
 package main
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
+	"flag"
 	"fmt"
 	"os"
+	"os/signal"
+	"slices"
+	"syscall"
 
 	"windlass/oracle/ask"
 	"windlass/oracle/facts"
+	"windlass/oracle/replay"
 )
 
+const usage = `usage:
+  oracle facts > facts.json
+  oracle serve < questions > answers
+  oracle http -etcd PROGRAM -kube-apiserver PROGRAM -windlass PROGRAM -cases FOLDER -state FOLDER [-only TEXT]`
+
 func main() {
-	if len(os.Args) == 2 && os.Args[1] == "serve" {
-		if err := ask.Serve(os.Stdin, os.Stdout); err != nil {
-			fmt.Fprintln(os.Stderr, "oracle:", err)
-			os.Exit(1)
-		}
-		return
-	}
-	if len(os.Args) != 2 || os.Args[1] != "facts" {
-		fmt.Fprintln(os.Stderr, "usage: oracle facts > facts.json | oracle serve < questions > answers")
-		os.Exit(2)
-	}
-	all, err := facts.Collect()
-	if err != nil {
+	if err := run(os.Args[1:]); err != nil {
 		fmt.Fprintln(os.Stderr, "oracle:", err)
 		os.Exit(1)
+	}
+}
+
+func run(args []string) error {
+	switch {
+	case len(args) == 1 && args[0] == "serve":
+		return ask.Serve(os.Stdin, os.Stdout)
+	case len(args) == 1 && args[0] == "facts":
+		return writeFacts()
+	case len(args) > 1 && args[0] == "http":
+		return http(args[1:])
+	}
+	return errors.New(usage)
+}
+
+func writeFacts() error {
+	all, err := facts.Collect()
+	if err != nil {
+		return err
 	}
 	sum := sha256.Sum256(encode(all))
 	all.SHA256 = hex.EncodeToString(sum[:])
-	if _, err := os.Stdout.Write(encode(all)); err != nil {
-		fmt.Fprintln(os.Stderr, "oracle:", err)
-		os.Exit(1)
+	_, err = os.Stdout.Write(encode(all))
+	return err
+}
+
+func http(args []string) error {
+	var programs replay.Programs
+	flags := flag.NewFlagSet("oracle http", flag.ExitOnError)
+	flags.StringVar(&programs.Etcd, "etcd", "", "etcd")
+	flags.StringVar(&programs.Upstream, "kube-apiserver", "", "upstream's API server")
+	flags.StringVar(&programs.Ours, "windlass", "", "our binary")
+	cases := flags.String("cases", "", "folder of case files")
+	state := flags.String("state", "", "folder for state and logs; it must be empty")
+	only := flags.String("only", "", "only scenarios whose file or name contains this")
+	if err := flags.Parse(args); err != nil {
+		return err
 	}
+	scenarios, err := replay.Read(*cases, *only)
+	if err != nil {
+		return err
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	pair, err := replay.Start(ctx, programs, *state)
+	if err != nil {
+		return err
+	}
+	defer pair.Stop()
+	report, err := replay.Run(ctx, pair, scenarios, os.Stdout)
+	if err != nil {
+		return err
+	}
+	return summary(report, len(scenarios))
+}
+
+func summary(report *replay.Report, scenarios int) error {
+	fmt.Printf("\n%d scenarios: %d answers the same, %d differ as expected, %d problems\n",
+		scenarios, report.Same, report.Expected, len(report.Problems))
+	var reasons []string
+	for reason := range report.Gaps {
+		reasons = append(reasons, reason)
+	}
+	slices.Sort(reasons)
+	for _, reason := range reasons {
+		fmt.Printf("  %4d × %s\n", report.Gaps[reason], reason)
+	}
+	for _, problem := range report.Problems {
+		fmt.Println("PROBLEM", problem)
+	}
+	if len(report.Problems) > 0 {
+		return fmt.Errorf("%d problems", len(report.Problems))
+	}
+	return nil
 }
 
 // encode writes one line per resource and struct, so that a diff of the checked-in file is readable.

@@ -37,6 +37,9 @@ pub struct Flags {
     /// Run the control plane alone: this machine is no node.
     #[arg(long)]
     disable_agent: bool,
+    /// Run no controllers and no scheduler: the API alone.
+    #[arg(long)]
+    disable_controllers: bool,
     #[command(flatten)]
     cluster: ClusterFlags,
     #[command(flatten)]
@@ -56,6 +59,7 @@ pub async fn run(flags: Flags, shutdown: CancellationToken) -> anyhow::Result<()
         cluster_cidrs: flags.cluster.cluster_cidr.clone(),
         cluster_dns: flags.cluster.dns()?,
         cluster_domain: flags.cluster.cluster_domain.clone(),
+        controllers: !flags.disable_controllers,
     };
     let server = controlplane::start(config, shutdown.clone()).await?;
     if flags.disable_agent {

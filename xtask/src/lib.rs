@@ -24,5 +24,6 @@ pub mod up;
 pub mod bench;
 pub mod check;
 pub mod conformance;
+pub mod oracle;
 pub mod qemu;
 pub mod test;

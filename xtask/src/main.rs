@@ -9,6 +9,7 @@ use anyhow::{Result, ensure};
 use clap::{Parser, Subcommand};
 use xtask::conformance;
 use xtask::lab::{self, Halves, Lab, Place, Spec};
+use xtask::oracle;
 use xtask::progress::Progress;
 
 #[derive(Parser)]
@@ -62,6 +63,11 @@ enum Task {
     },
     /// Run upstream's conformance suite
     Conformance(conformance::Options),
+    /// Compare our API with upstream's own code and server
+    Oracle {
+        #[command(subcommand)]
+        what: Option<oracle::Task>,
+    },
     /// Measure
     Bench {
         #[command(subcommand)]
@@ -184,6 +190,7 @@ fn run(task: Task) -> Result<()> {
         }
         Task::Test { only } => xtask::test::test(only.as_deref()),
         Task::Conformance(options) => conformance::conformance(&options),
+        Task::Oracle { what } => oracle::oracle(what),
         Task::Bench {
             what: Bench::Idle { no_build },
         } => xtask::bench::idle(!no_build),

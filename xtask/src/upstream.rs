@@ -333,7 +333,7 @@ fn folder(module: Module) -> PathBuf {
     workspace::root().join("tests/upstream").join(module.folder)
 }
 
-fn go() -> Command {
+pub(crate) fn go() -> Command {
     let mut go = Command::new("go");
     go.env("CGO_ENABLED", "0")
         .env("GOWORK", "off")
@@ -372,7 +372,7 @@ fn required<'a>(go_mod: &'a str, module: &str) -> Result<&'a str> {
         .with_context(|| format!("go.mod requires no {module}"))
 }
 
-fn check_go(go_mod: &str) -> Result<()> {
+pub(crate) fn check_go(go_mod: &str) -> Result<()> {
     let needed = go_mod
         .lines()
         .find_map(|line| line.strip_prefix("go "))

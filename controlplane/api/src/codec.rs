@@ -186,7 +186,17 @@ pub fn decode<'a>(
     }
     let mut problems = Vec::new();
     let value = read(format, bytes, arena, &mut problems)?;
-    coerce::fit(value, schema, validation, problems, arena)
+    let text = match format {
+        Format::Json => bytes,
+        Format::Yaml | Format::Protobuf => &[],
+    };
+    coerce::fit(
+        value,
+        schema,
+        validation,
+        coerce::Noted { problems, text },
+        arena,
+    )
 }
 
 /// Reads stored canonical bytes back. They were checked when they were written.

@@ -33,6 +33,16 @@ pub(crate) fn validate_create(resource: &Resource, doc: &Doc<'_>, errors: &mut E
         ("certificates.k8s.io", "CertificateSigningRequest") => certificate::create(doc, errors),
         ("", "Endpoints") => endpoints::endpoints(doc, None, errors),
         ("discovery.k8s.io", "EndpointSlice") => endpoints::slice(doc, None, errors),
+        ("networking.k8s.io", "NetworkPolicy") => network_policy::create(doc, errors),
+        ("", "Service") => service::validate::validate(doc, None, errors),
+        ("apps", "Deployment") => workload::validate::deployment(doc, None, errors),
+        ("apps", "ReplicaSet") => workload::validate::replica_set(doc, None, errors),
+        ("apps", "DaemonSet") => workload::validate::daemon_set(doc, None, errors),
+        ("apps", "StatefulSet") => workload::stateful::stateful_set(doc, None, errors),
+        ("", "PodTemplate") => workload::validate::pod_template(doc, None, errors),
+        ("", "ReplicationController") => {
+            workload::validate::replication_controller(doc, None, errors);
+        }
         _ => validate_always(resource, doc, errors),
     }
 }
@@ -44,16 +54,8 @@ fn validate_always(resource: &Resource, doc: &Doc<'_>, errors: &mut Errors) {
         ("", "Secret") => config::secret(doc, errors),
         ("" | "events.k8s.io", "Event") => config::event(doc, errors),
         ("", "LimitRange") => quota::limit_range(doc, errors),
-        ("", "PodTemplate") => workload::validate::pod_template(doc, errors),
-        ("", "ReplicationController") => workload::validate::replication_controller(doc, errors),
         ("", "ResourceQuota") => quota::resource_quota(doc, errors),
-        ("", "Service") => service::validate::validate(doc, errors),
-        ("apps", "Deployment") => workload::validate::deployment(doc, errors),
-        ("apps", "ReplicaSet") => workload::validate::replica_set(doc, errors),
-        ("apps", "DaemonSet") => workload::validate::daemon_set(doc, errors),
-        ("apps", "StatefulSet") => workload::stateful::stateful_set(doc, errors),
         ("coordination.k8s.io", "Lease") => config::lease(doc, errors),
-        ("networking.k8s.io", "NetworkPolicy") => network_policy::validate(doc, errors),
         ("node.k8s.io", "RuntimeClass") => class::runtime(doc, errors),
         ("policy", "PodDisruptionBudget") => policy::budget(doc, errors),
         ("scheduling.k8s.io", "PriorityClass") => class::priority(doc, errors),
@@ -79,7 +81,7 @@ pub(crate) fn validate_update(
     };
     match (resource.group, resource.kind, part) {
         ("", "Pod", "") => pod::update::update(new, old, errors),
-        ("", "Pod", "status") => pod::update::status(new, old, errors),
+        ("", "Pod", "status") => pod::status::update(new, old, errors),
         ("", "Node", "") => {
             node::create(new, errors);
             node::update(new, old, errors);
@@ -89,8 +91,14 @@ pub(crate) fn validate_update(
         ("", "Namespace", "finalize") => namespace::finalizers(new, true, errors),
         ("", "ResourceQuota", "status") => quota::resource_quota_status(new, errors),
         ("", "Service", "") => service::validate::update(new, old, errors),
+        ("", "Service", "status") => service::validate::status(new, old, errors),
+        ("networking.k8s.io", "NetworkPolicy", "") => network_policy::update(new, old, errors),
         ("", "Endpoints", _) => endpoints::endpoints(new, Some(old), errors),
         ("discovery.k8s.io", "EndpointSlice", _) => endpoints::slice(new, Some(old), errors),
+        ("apps", "Deployment" | "ReplicaSet" | "DaemonSet" | "StatefulSet", "")
+        | ("", "PodTemplate" | "ReplicationController", "") => {
+            update_workload(resource, new, old, errors);
+        }
         ("policy", "PodDisruptionBudget", "status") => policy::budget_status(new, errors),
         ("apps", "Deployment" | "ReplicaSet", "status")
         | ("", "ReplicationController", "status") => {
@@ -117,6 +125,22 @@ pub(crate) fn validate_update(
     }
 }
 
+/// The rules of kinds with a pod template; the stored one's oddities are kept.
+fn update_workload(resource: &Resource, new: &Doc<'_>, old: &Doc<'_>, errors: &mut Errors) {
+    match resource.kind {
+        "Deployment" => workload::validate::deployment(new, Some(old), errors),
+        "ReplicaSet" => workload::validate::replica_set(new, Some(old), errors),
+        "DaemonSet" => workload::validate::daemon_set(new, Some(old), errors),
+        "StatefulSet" => {
+            workload::stateful::stateful_set(new, Some(old), errors);
+            return workload::stateful::fixed(new, old, errors);
+        }
+        "PodTemplate" => return workload::validate::pod_template(new, Some(old), errors),
+        _ => return workload::validate::replication_controller(new, Some(old), errors),
+    }
+    workload::validate::fixed_selector(new, old, errors);
+}
+
 /// What may not change.
 fn validate_changes(resource: &Resource, new: &Doc<'_>, old: &Doc<'_>, errors: &mut Errors) {
     match (resource.group, resource.kind) {
@@ -127,10 +151,6 @@ fn validate_changes(resource: &Resource, new: &Doc<'_>, old: &Doc<'_>, errors: &
             config::fixed_type(new, old, errors);
             config::keep_immutable(new, old, &["data"], errors);
         }
-        ("apps", "Deployment" | "ReplicaSet" | "DaemonSet") => {
-            workload::validate::fixed_selector(new, old, errors);
-        }
-        ("apps", "StatefulSet") => workload::stateful::fixed(new, old, errors),
         ("rbac.authorization.k8s.io", "RoleBinding" | "ClusterRoleBinding") => {
             rbac::fixed_role(new, old, errors);
         }

@@ -21,6 +21,7 @@ pub mod default;
 pub mod kinds;
 pub mod strategy;
 pub mod validate;
+pub mod warn;
 
 pub mod cron;
 pub mod header;

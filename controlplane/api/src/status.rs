@@ -8,6 +8,14 @@ use std::fmt;
 
 use serde::Serialize;
 
+use crate::codec::write_value;
+use crate::doc::Value;
+
+mod quote;
+
+pub(crate) use quote::is_printable;
+pub use quote::quote;
+
 /// How many seconds clients are asked to wait after an error that may pass by itself.
 pub const RETRY_AFTER_SECONDS: u32 = 1;
 
@@ -179,7 +187,11 @@ impl FieldError {
         } else {
             format!("supported values: {}", quoted.join(", "))
         };
-        FieldError::new(ErrorType::NotSupported, field, quote(value), detail)
+        // Words of an enum are printed as JSON, other strings with Go's quotes.
+        let mut json = Vec::new();
+        write_value(&Value::String(value), &mut json);
+        let value = String::from_utf8_lossy(&json).into_owned();
+        FieldError::new(ErrorType::NotSupported, field, value, detail)
     }
 
     /// A valid value that is not allowed here.
@@ -230,6 +242,8 @@ impl FieldError {
             | ErrorType::Forbidden
             | ErrorType::TooLong
             | ErrorType::InternalError => what.to_owned(),
+            // A value that is not shown; texts have quotes at least.
+            _ if self.value.is_empty() => what.to_owned(),
             ErrorType::NotFound
             | ErrorType::Duplicate
             | ErrorType::Invalid
@@ -258,31 +272,6 @@ impl fmt::Display for FieldError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.field, self.body())
     }
-}
-
-/// A string in double quotes with Go's escapes.
-pub fn quote(text: &str) -> String {
-    let mut out = String::with_capacity(text.len() + 2);
-    out.push('"');
-    for c in text.chars() {
-        match c {
-            '"' => out.push_str("\\\""),
-            '\\' => out.push_str("\\\\"),
-            '\n' => out.push_str("\\n"),
-            '\r' => out.push_str("\\r"),
-            '\t' => out.push_str("\\t"),
-            '\u{7}' => out.push_str("\\a"),
-            '\u{8}' => out.push_str("\\b"),
-            '\u{b}' => out.push_str("\\v"),
-            '\u{c}' => out.push_str("\\f"),
-            c if (c as u32) < 0x20 || c as u32 == 0x7f => {
-                out.push_str(&format!("\\x{:02x}", c as u32));
-            }
-            c => out.push(c),
-        }
-    }
-    out.push('"');
-    out
 }
 
 /// `resource.group`, or the resource alone for the core group.

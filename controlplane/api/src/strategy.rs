@@ -35,9 +35,26 @@ const STATUS_KEPT_ON_CREATE: [&str; 1] = ["nodes"];
 /// Kinds whose strategy fails on an empty object, so that the facts could not see their generation.
 const GENERATION_UNSEEN: [&str; 1] = ["jobs"];
 
+/// Where a kind has its pod template.
+pub(crate) fn template_path(resource: &Resource) -> Option<&'static [&'static str]> {
+    match (resource.group, resource.kind) {
+        ("", "ReplicationController")
+        | ("apps", "Deployment" | "ReplicaSet" | "DaemonSet" | "StatefulSet")
+        | ("batch", "Job") => Some(&["spec", "template"]),
+        ("batch", "CronJob") => Some(&["spec", "jobTemplate", "spec", "template"]),
+        ("", "PodTemplate") => Some(&["template"]),
+        _ => None,
+    }
+}
+
 /// Prepares a new object: system fields, status cleared, generation 1, what the kind resets.
-/// `metadata.name` is already final (generateName is the caller's), as is `metadata.namespace`.
-pub fn prepare_create(resource: &Resource, doc: &mut Doc<'_>, system: SystemFields<'_>) {
+/// `metadata.name` is already final (generateName is the caller's), as is `metadata.namespace`. What comes
+/// back are warnings for the client.
+pub fn prepare_create(
+    resource: &Resource,
+    doc: &mut Doc<'_>,
+    system: SystemFields<'_>,
+) -> Vec<String> {
     for field in [
         "selfLink",
         "deletionTimestamp",
@@ -57,8 +74,11 @@ pub fn prepare_create(resource: &Resource, doc: &mut Doc<'_>, system: SystemFiel
     if has_generation(resource) {
         doc.set_int(&["metadata", "generation"], 1);
     }
+    if let Some(template) = template_path(resource) {
+        kinds::pod::gated::drop_disabled(doc, None, template);
+    }
     match (resource.group, resource.kind) {
-        ("", "Pod") => kinds::pod::prepare_create(doc, system),
+        ("", "Pod") => return kinds::pod::prepare_create(doc, system),
         ("", "Namespace") => kinds::namespace::prepare_create(doc),
         ("", "PersistentVolume" | "PersistentVolumeClaim") => {
             doc.set_str(&["status", "phase"], "Pending");
@@ -66,8 +86,11 @@ pub fn prepare_create(resource: &Resource, doc: &mut Doc<'_>, system: SystemFiel
         ("", "ServiceAccount") => kinds::config::clean_secret_references(doc),
         ("apps", "DaemonSet") => kinds::workload::prepare_daemon_set_create(doc),
         ("batch", "Job") => kinds::batch::prepare_create(doc, system),
+        ("coordination.k8s.io", "Lease") => kinds::config::drop_gated_lease(doc, None),
+        ("discovery.k8s.io", "EndpointSlice") => kinds::endpoints::drop_topology(doc, None),
         _ => {}
     }
+    Vec::new()
 }
 
 /// Prepares an update: `new` is what the client wants, `old` what is stored. Keeps system fields, keeps
@@ -95,13 +118,23 @@ pub fn prepare_update<'a>(resource: &Resource, new: &mut Doc<'a>, old: &Doc<'a>,
 }
 
 fn prepare_kind_update<'a>(resource: &Resource, new: &mut Doc<'a>, old: &Doc<'a>, part: Part<'_>) {
+    if let Some(template) = template_path(resource).filter(|_| part == Part::Main) {
+        kinds::pod::gated::drop_disabled(new, Some(old), template);
+    }
     match (resource.group, resource.kind, part) {
+        ("", "Pod", Part::Main) => kinds::pod::prepare_update(new, old),
         ("", "Pod", Part::Subresource("status")) => kinds::pod::prepare_status_update(new, old),
         ("", "ServiceAccount", Part::Main) => kinds::config::clean_secret_references(new),
         ("", "Namespace", Part::Main) => copy(new, old, &["spec", "finalizers"]),
         ("", "Service", Part::Main) => kinds::service::prepare_update(new, old),
         ("", "Secret", Part::Main) if new.get(&["type"]).is_none() => copy(new, old, &["type"]),
         ("apps", "DaemonSet", Part::Main) => kinds::workload::prepare_daemon_set_update(new, old),
+        ("coordination.k8s.io", "Lease", Part::Main) => {
+            kinds::config::drop_gated_lease(new, Some(old));
+        }
+        ("discovery.k8s.io", "EndpointSlice", Part::Main) => {
+            kinds::endpoints::drop_topology(new, Some(old));
+        }
         ("certificates.k8s.io", "CertificateSigningRequest", Part::Subresource(name)) => {
             kinds::certificate::prepare_update(new, old, name);
         }
@@ -115,9 +148,10 @@ fn keep_system_fields<'a>(new: &mut Doc<'a>, old: &Doc<'a>) {
         copy(new, old, &["metadata", "uid"]);
     }
     new.remove(&["metadata", "selfLink"]);
-    copy(new, old, &["metadata", "creationTimestamp"]);
-    if old.get(&["metadata", "deletionTimestamp"]).is_some() {
-        copy(new, old, &["metadata", "deletionTimestamp"]);
+    for field in ["creationTimestamp", "deletionTimestamp"] {
+        if old.get(&["metadata", field]).is_some() {
+            copy(new, old, &["metadata", field]);
+        }
     }
     if new
         .get(&["metadata", "deletionGracePeriodSeconds"])

@@ -62,46 +62,80 @@ fn parse(text: &str, layout: &str) -> Result<OffsetDateTime, String> {
     let upper = text.as_bytes().get(10) == Some(&b'T') && !text.contains('z');
     match OffsetDateTime::parse(text, &Rfc3339) {
         Ok(at) if upper => Ok(at),
-        Ok(_) | Err(_) => {
-            let (rest, expected) = unparsed(text);
-            Err(format!(
+        Ok(_) | Err(_) => Err(match unparsed(text) {
+            Unparsed::Range(what) => format!("parsing time \"{text}\": {what} out of range"),
+            Unparsed::Extra(rest) => format!("parsing time \"{text}\": extra text: \"{rest}\""),
+            Unparsed::Piece(rest, expected) => format!(
                 "parsing time \"{text}\" as \"{layout}\": cannot parse \"{rest}\" as \"{expected}\""
-            ))
-        }
+            ),
+        }),
     }
 }
 
-/// How far a text follows the layout: the rest, and what was expected there.
-fn unparsed(text: &str) -> (&str, &'static str) {
-    let pieces = [
-        (4, "2006"),
-        (1, "-"),
-        (2, "01"),
-        (1, "-"),
-        (2, "02"),
-        (1, "T"),
-        (2, "15"),
-        (1, ":"),
-        (2, "04"),
-        (1, ":"),
-        (2, "05"),
-    ];
+/// Where a text leaves the layout.
+enum Unparsed<'t> {
+    /// A number that no such part of a time has.
+    Range(&'static str),
+    /// The rest, and what was expected there.
+    Piece(&'t str, &'static str),
+    /// What follows the time.
+    Extra(&'t str),
+}
+
+/// The pieces of a time, with the name and the largest value of those that Go checks as it goes.
+const PIECES: [(&str, &str, u32); 11] = [
+    ("2006", "", 9999),
+    ("-", "", 0),
+    ("01", "month", 12),
+    ("-", "", 0),
+    ("02", "", 99),
+    ("T", "", 0),
+    ("15", "hour", 23),
+    (":", "", 0),
+    ("04", "minute", 59),
+    (":", "", 0),
+    ("05", "second", 59),
+];
+
+fn unparsed(text: &str) -> Unparsed<'_> {
     let mut rest = text;
-    for (len, piece) in pieces {
-        let digits = piece.as_bytes()[0].is_ascii_digit();
-        let fits = rest.get(..len).is_some_and(|part| {
-            if digits {
-                part.bytes().all(|b| b.is_ascii_digit())
-            } else {
-                part == piece
-            }
-        });
-        if !fits {
-            return (rest, piece);
+    for (piece, name, most) in PIECES {
+        let part = rest.get(..piece.len()).unwrap_or_default();
+        let number = digits(part);
+        if part != piece && (!piece.as_bytes()[0].is_ascii_digit() || number.is_none()) {
+            return Unparsed::Piece(rest, piece);
         }
-        rest = &rest[len..];
+        if number.is_some_and(|n| n > most || (n == 0 && name == "month")) {
+            return Unparsed::Range(name);
+        }
+        rest = &rest[piece.len()..];
     }
-    (rest, "Z07:00")
+    if let Some(fraction) = rest.strip_prefix('.')
+        && fraction.starts_with(|c: char| c.is_ascii_digit())
+    {
+        rest = fraction.trim_start_matches(|c: char| c.is_ascii_digit());
+    }
+    let zone = match rest.as_bytes() {
+        [b'Z', ..] => 1,
+        [b'+' | b'-', ..] if offset(rest).is_some() => 6,
+        _ => return Unparsed::Piece(rest, "Z07:00"),
+    };
+    match &rest[zone..] {
+        "" => Unparsed::Range("day"),
+        extra => Unparsed::Extra(extra),
+    }
+}
+
+/// `+hh:mm` as numbers.
+fn offset(text: &str) -> Option<(u32, u32)> {
+    let colon = text.get(3..4)? == ":";
+    let pair = (digits(text.get(1..3)?)?, digits(text.get(4..6)?)?);
+    colon.then_some(pair)
+}
+
+fn digits(text: &str) -> Option<u32> {
+    let all = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    text.parse().ok().filter(|_| all)
 }
 
 #[cfg(test)]
@@ -135,6 +169,19 @@ mod tests {
             "parsing time \"yesterday\" as \"2006-01-02T15:04:05Z07:00\": cannot parse \
              \"yesterday\" as \"2006\""
         );
+        for (text, why) in [
+            ("2024-13-01T00:00:00Z", ": month out of range"),
+            ("2024-02-30T00:00:00Z", ": day out of range"),
+            ("2024-01-01T24:00:00Z", ": hour out of range"),
+            ("2024-01-01T00:00:00Zx", ": extra text: \"x\""),
+            (
+                "2024-01-01T00:00:00",
+                " as \"2006-01-02T15:04:05Z07:00\": cannot parse \"\" as \"Z07:00\"",
+            ),
+        ] {
+            let error = canonical_time(text).unwrap_err();
+            assert_eq!(error, format!("parsing time \"{text}\"{why}"));
+        }
         assert!(canonical_micro_time("2024-05-06T07:08:09Z").is_err());
     }
 }

@@ -62,11 +62,11 @@ pub fn validate_create(resource: &Resource, doc: &Doc<'_>) -> Vec<FieldError> {
         if errors.0.is_empty() {
             meta::create(resource, doc, &mut errors);
         }
-        return errors.0;
+        return once(errors.0);
     }
     meta::create(resource, doc, &mut errors);
     kinds::validate_create(resource, doc, &mut errors);
-    errors.0
+    once(errors.0)
 }
 
 /// Validates an update of an object or of one of its subresources.
@@ -77,9 +77,20 @@ pub fn validate_update(
     part: Part<'_>,
 ) -> Vec<FieldError> {
     let mut errors = Errors::default();
-    meta::update(new, old, &mut errors);
+    meta::update(resource, new, old, &mut errors);
     kinds::validate_update(resource, new, old, part, &mut errors);
-    errors.0
+    once(errors.0)
+}
+
+/// Rules overlap; no error is told twice (`FilterCoveredHandwrittenErrors`).
+fn once(errors: Vec<FieldError>) -> Vec<FieldError> {
+    let mut told: Vec<FieldError> = Vec::with_capacity(errors.len());
+    for error in errors {
+        if !told.contains(&error) {
+            told.push(error);
+        }
+    }
+    told
 }
 
 fn is_core_event(resource: &Resource) -> bool {

@@ -181,18 +181,16 @@ fn prepare_create(call: &Call, body: &Encoded) -> Result<Prepared, Status> {
     let mut extra = allocate::on_write(call, row, &mut doc, None)?;
     extra.extend(admission.guard.take());
     let (uid, now) = (clock::new_uid(), call.now_text());
-    api::strategy::prepare_create(
-        row,
-        &mut doc,
-        SystemFields {
-            uid: &uid,
-            now: &now,
-        },
-    );
+    let fields = SystemFields {
+        uid: &uid,
+        now: &now,
+    };
+    warnings.append(&mut api::strategy::prepare_create(row, &mut doc, fields));
     let errors = api::validate::validate_create(row, &doc);
     if !errors.is_empty() {
         return Err(Status::invalid(row.group, row.kind, doc.name(), &errors));
     }
+    warnings.append(&mut api::warn::on_create(row, &doc));
     admission.validate(&doc)?;
     warnings.append(&mut admission.warnings);
     let (namespace, name) = (doc.namespace(), doc.name());
@@ -247,6 +245,7 @@ fn evaluate(
         if !errors.is_empty() {
             return Err(Status::invalid(row.group, row.kind, doc.name(), &errors));
         }
+        warnings.append(&mut api::warn::on_update(row, &doc, &old_doc, part));
     }
     admission.validate(&doc)?;
     warnings.append(&mut admission.warnings);

@@ -8,6 +8,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
+	"time"
 
 	jsonpatch "gopkg.in/evanphx/json-patch.v4"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -19,6 +21,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/strategicpatch"
 	genericapirequest "k8s.io/apiserver/pkg/endpoints/request"
 	"k8s.io/apiserver/pkg/registry/rest"
+	"k8s.io/apiserver/pkg/warning"
 	"k8s.io/kubernetes/pkg/api/legacyscheme"
 	"k8s.io/kubernetes/pkg/capabilities"
 
@@ -29,7 +32,7 @@ import (
 type Question struct {
 	// Op is "decode" (decode, default, encode), "create", "update" or "patch".
 	Op string `json:"op"`
-	// Object is the object a client sends.
+	// Object is the object a client sends, of any served kind.
 	Object json.RawMessage `json:"object"`
 	// Old is what is stored, for updates.
 	Old json.RawMessage `json:"old,omitempty"`
@@ -40,40 +43,78 @@ type Question struct {
 	Kind  string          `json:"kind,omitempty"`
 }
 
-// Answer is one line of output: an object or a Status.
+// Answer is one line of output: an object, a Status or the text of another error.
 type Answer struct {
 	Object json.RawMessage `json:"object,omitempty"`
 	Status *metav1.Status  `json:"status,omitempty"`
 	Error  string          `json:"error,omitempty"`
+	// Warnings are what the client would be told besides, each once.
+	Warnings []string `json:"warnings,omitempty"`
 }
 
-// Serve answers questions line by line.
+// What the server would add to a new object; fixed, so that answers can be compared.
+const uid = "11111111-2222-3333-4444-555555555555"
+
+var now = time.Date(2024, time.January, 1, 0, 0, 0, 0, time.UTC)
+
+// maxLine is the longest question in bytes.
+const maxLine = 4 << 20
+
+// Serve answers questions line by line, in their order. A client may write many before it reads: answers
+// are held back only while another question is there already.
 func Serve(in io.Reader, out io.Writer) error {
 	capabilities.Setup(true, 0)
 	strategies, err := facts.Strategies()
 	if err != nil {
 		return err
 	}
-	lines := bufio.NewScanner(in)
-	lines.Buffer(nil, 4<<20)
-	encoder := json.NewEncoder(out)
+	lines := bufio.NewReaderSize(in, maxLine)
+	answers := bufio.NewWriter(out)
+	encoder := json.NewEncoder(answers)
 	encoder.SetEscapeHTML(false)
-	for lines.Scan() {
-		var q Question
-		answer := Answer{}
-		if err := json.Unmarshal(lines.Bytes(), &q); err != nil {
-			answer.Error = err.Error()
-		} else {
-			answer = judge(strategies, q)
+	for {
+		line, err := lines.ReadSlice('\n')
+		if len(line) > 0 {
+			if err := encoder.Encode(answer(strategies, line)); err != nil {
+				return err
+			}
 		}
-		if err := encoder.Encode(answer); err != nil {
+		if err != nil {
+			if flushed := answers.Flush(); flushed != nil || err == io.EOF {
+				return flushed
+			}
 			return err
 		}
+		if lines.Buffered() == 0 {
+			if err := answers.Flush(); err != nil {
+				return err
+			}
+		}
 	}
-	return lines.Err()
 }
 
-func judge(strategies facts.StrategyMap, q Question) (answer Answer) {
+func answer(strategies facts.StrategyMap, line []byte) Answer {
+	var q Question
+	if err := json.Unmarshal(line, &q); err != nil {
+		return Answer{Error: err.Error()}
+	}
+	var said warnings
+	answer := judge(strategies, q, &said)
+	answer.Warnings = said
+	return answer
+}
+
+// warnings implements warning.Recorder as the server does: no text twice.
+type warnings []string
+
+// AddWarning implements warning.Recorder.
+func (w *warnings) AddWarning(_, text string) {
+	if text != "" && !slices.Contains(*w, text) {
+		*w = append(*w, text)
+	}
+}
+
+func judge(strategies facts.StrategyMap, q Question, said *warnings) (answer Answer) {
 	defer func() {
 		if r := recover(); r != nil {
 			answer = Answer{Error: fmt.Sprint("panic: ", r)}
@@ -94,10 +135,10 @@ func judge(strategies facts.StrategyMap, q Question) (answer Answer) {
 	if q.Op != "decode" && !known {
 		return Answer{Error: "no strategy for " + gvk.String()}
 	}
-	verb := q.Op
 	ctx := genericapirequest.WithRequestInfo(context.Background(), &genericapirequest.RequestInfo{
-		APIGroup: gvk.Group, APIVersion: gvk.Version, Verb: verb, Subresource: q.Subresource, IsResourceRequest: true,
+		APIGroup: gvk.Group, APIVersion: gvk.Version, Verb: q.Op, Subresource: q.Subresource, IsResourceRequest: true,
 	})
+	ctx = warning.WithWarningRecorder(ctx, said)
 	accessor, err := meta.Accessor(object)
 	if err != nil {
 		return failed(err)
@@ -105,9 +146,13 @@ func judge(strategies facts.StrategyMap, q Question) (answer Answer) {
 	ctx = genericapirequest.WithNamespace(ctx, accessor.GetNamespace())
 	switch q.Op {
 	case "create":
-		rest.FillObjectMetaSystemFields(accessor)
+		rest.WipeObjectMetaSystemFields(accessor)
+		accessor.SetUID(uid)
+		accessor.SetCreationTimestamp(metav1.NewTime(now))
 		err = rest.BeforeCreate(strategy.Create, ctx, object)
 	case "update":
+		// As PrepareObjectForStorage does with what is accepted.
+		accessor.SetSelfLink("")
 		var old runtime.Object
 		if old, _, err = decode(q.Old); err == nil {
 			err = rest.BeforeUpdate(strategy.Update, ctx, object, old)

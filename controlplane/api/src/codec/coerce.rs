@@ -5,12 +5,14 @@
 //! written back by the canonical writer where Go would write them.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::fmt::Write;
 
 use base64::Engine;
 use base64::alphabet::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use bumpalo::Bump;
+use serde_json::value::RawValue;
 
 use super::{DecodeError, FieldValidation, Problem, canonical, json_kind};
 use crate::doc::{Doc, Object, Value};
@@ -18,6 +20,8 @@ use crate::quantity::{Quantity, QuantityError};
 use crate::schema::{Field, Struct, Type};
 use crate::status::quote;
 use crate::time::{canonical_micro_time, canonical_time};
+
+const ZERO_TIME: &str = "0001-01-01T00:00:00Z";
 
 /// Base64 as Go decodes it: padding required, stray bits in the last character allowed.
 pub(crate) const BASE64: GeneralPurpose = GeneralPurpose::new(
@@ -34,26 +38,39 @@ pub fn coerce<'a>(
     validation: FieldValidation,
     arena: &'a Bump,
 ) -> Result<(Doc<'a>, Vec<String>), DecodeError> {
-    fit(value, schema, validation, Vec::new(), arena)
+    fit(value, schema, validation, Noted::default(), arena)
 }
 
-/// As [`coerce`], with the problems the parser noted.
+/// What is known of a text from its parser.
+#[derive(Default)]
+pub(super) struct Noted<'t> {
+    pub(super) problems: Vec<Problem>,
+    /// JSON, for numbers as they were written.
+    pub(super) text: &'t [u8],
+}
+
+/// As [`coerce`], with what the parser noted.
 pub(super) fn fit<'a>(
     mut value: Value<'a>,
     schema: &'a Type,
     validation: FieldValidation,
-    problems: Vec<Problem>,
+    noted: Noted<'_>,
     arena: &'a Bump,
 ) -> Result<(Doc<'a>, Vec<String>), DecodeError> {
     let mut fitter = Fitter {
         arena,
         path: Vec::new(),
-        problems,
+        problems: noted.problems,
+        text: noted.text,
+        first: None,
     };
     if value.is_null() {
         value = Value::Object(Object::new_in(arena));
     }
     fitter.value(&mut value, schema, "")?;
+    if let Some(error) = fitter.first {
+        return Err(error);
+    }
     let problems = Problem::in_order(fitter.problems);
     let doc = Doc::from_value(value, schema, arena);
     match validation {
@@ -71,13 +88,17 @@ enum Segment<'a> {
     Index(usize),
 }
 
-struct Fitter<'a> {
+/// As Go's decoder: it goes on after a value of the wrong type and tells the first, unless a type that
+/// reads itself (a time, a quantity) fails, which ends it.
+struct Fitter<'a, 't> {
     arena: &'a Bump,
     path: Vec<Segment<'a>>,
     problems: Vec<Problem>,
+    text: &'t [u8],
+    first: Option<DecodeError>,
 }
 
-impl<'a> Fitter<'a> {
+impl<'a> Fitter<'a, '_> {
     fn value(
         &mut self,
         value: &mut Value<'a>,
@@ -117,7 +138,9 @@ impl<'a> Fitter<'a> {
             (Type::Quantity, Value::Int(_) | Value::Float(_)) => self.number_quantity(value),
             (Type::Time, Value::String(text)) => {
                 let text = *text;
-                self.canonical_text(value, text, canonical_time(text))
+                self.canonical_text(value, text, canonical_time(text))?;
+                null_if_zero(value);
+                Ok(())
             }
             (Type::MicroTime, Value::String(text)) => {
                 let text = *text;
@@ -125,11 +148,20 @@ impl<'a> Fitter<'a> {
             }
             (Type::Bytes, Value::String(text)) => {
                 let text = *text;
-                self.canonical_text(value, text, canonical_base64(text))
+                self.bytes(value, text);
+                Ok(())
             }
             // A quantity reads whatever text it is given.
             (Type::Quantity, _) => Err(DecodeError::Value(QuantityError::Format.to_string())),
-            (ty, value) => Err(self.mismatch(value, ty, go_type)),
+            (Type::IntOrString | Type::Time | Type::MicroTime | Type::Duration, value) => {
+                Err(self.mismatch(value, ty, go_type))
+            }
+            (ty, value) => {
+                if self.first.is_none() {
+                    self.first = Some(self.mismatch(value, ty, go_type));
+                }
+                Ok(())
+            }
         }
     }
 
@@ -228,6 +260,16 @@ impl<'a> Fitter<'a> {
         Ok(())
     }
 
+    fn bytes(&mut self, value: &mut Value<'a>, text: &'a str) {
+        match canonical_base64(text) {
+            Ok(new) if new != text => *value = Value::string_in(&new, self.arena),
+            Ok(_) => {}
+            Err(error) => {
+                self.first.get_or_insert(DecodeError::Value(error));
+            }
+        }
+    }
+
     fn number_quantity(&self, value: &mut Value<'a>) -> Result<(), DecodeError> {
         let mut text = Vec::new();
         canonical::write_value(value, &mut text);
@@ -238,14 +280,36 @@ impl<'a> Fitter<'a> {
         Ok(())
     }
 
+    /// What stands at this place of the text.
+    fn written(&self) -> Option<String> {
+        let mut raw: &RawValue = serde_json::from_slice(self.text).ok()?;
+        for segment in &self.path {
+            let key = match segment {
+                Segment::Field(field, _) => field.name,
+                Segment::Key(key) => key,
+                Segment::Index(i) => {
+                    let items: Vec<&RawValue> = serde_json::from_str(raw.get()).ok()?;
+                    raw = items.get(*i)?;
+                    continue;
+                }
+            };
+            let entries: HashMap<String, &RawValue> = serde_json::from_str(raw.get()).ok()?;
+            raw = entries.get(key)?;
+        }
+        Some(raw.get().to_owned())
+    }
+
     /// The error of Go's decoder for a value of the wrong type.
     fn mismatch(&self, value: &Value<'_>, ty: &Type, go_type: &'static str) -> DecodeError {
         let mut what = json_kind(value).to_owned();
         let integer = matches!(ty, Type::Int32 | Type::Int64 | Type::IntOrString);
         if integer && matches!(value, Value::Int(_) | Value::Float(_)) {
-            let mut number = Vec::new();
-            canonical::write_value(value, &mut number);
-            let _ = write!(what, " {}", String::from_utf8_lossy(&number));
+            let number = self.written().unwrap_or_else(|| {
+                let mut number = Vec::new();
+                canonical::write_value(value, &mut number);
+                String::from_utf8_lossy(&number).into_owned()
+            });
+            let _ = write!(what, " {number}");
         }
         let target = if go_type.is_empty() {
             go_name(ty)
@@ -299,6 +363,13 @@ pub(super) fn is_dropped(field: &Field, value: &Value<'_>) -> bool {
         }
         Value::Null => true,
         Value::Float(_) => false,
+    }
+}
+
+/// Go's zero time is written as null.
+fn null_if_zero(time: &mut Value<'_>) {
+    if time.as_str() == Some(ZERO_TIME) {
+        *time = Value::Null;
     }
 }
 

@@ -4,6 +4,7 @@
 
 use crate::doc::{Doc, Object, Value};
 use crate::kinds::pod;
+use crate::kinds::pod::options::Options;
 use crate::strategy::same;
 use crate::validate::meta::immutable;
 use crate::validate::names::{dns_label, label_key, label_value};
@@ -76,7 +77,7 @@ pub(crate) fn runtime(doc: &Doc<'_>, errors: &mut Errors) {
     }
     let tolerations = doc.list_at(&["scheduling", "tolerations"]);
     let at = path.child("tolerations");
-    pod::scheduling::tolerations(tolerations, &at, errors);
+    pod::scheduling::tolerations(tolerations, &Options::default(), &at, errors);
     for (i, toleration) in tolerations.iter().enumerate() {
         if tolerations[..i].contains(toleration) {
             errors.duplicate_raw(&at.index(i), "toleration");

@@ -160,6 +160,16 @@ pub(crate) fn fixed_type(new: &Doc<'_>, old: &Doc<'_>, errors: &mut Errors) {
     immutable(new, old, &["type"], errors);
 }
 
+/// Fields of coordinated leader election, which is off at the default gates
+/// (`pkg/registry/coordination/lease/strategy.go`).
+pub(crate) fn drop_gated_lease(new: &mut Doc<'_>, old: Option<&Doc<'_>>) {
+    for field in ["strategy", "preferredHolder"] {
+        if old.is_none_or(|old| old.get(&["spec", field]).is_none()) {
+            new.remove(&["spec", field]);
+        }
+    }
+}
+
 /// A Lease.
 pub(crate) fn lease(doc: &Doc<'_>, errors: &mut Errors) {
     let path = Path::new("spec");

@@ -66,15 +66,45 @@ fn protocol(port: &Value<'_>, at: &Path<'_>, errors: &mut Errors) {
 fn endpoint_address(address: &Value<'_>, at: &Path<'_>, errors: &mut Errors) {
     let text = address.str_of("ip").unwrap_or_default();
     let ip_at = at.child("ip");
-    match ip::ip(text, &ip_at, errors) {
-        Some(parsed) => ip::endpoint(parsed, text, &ip_at, errors),
-        None => errors.invalid(&ip_at, text, "must be a valid IP address"),
-    }
+    ip::ip(text, &[], &ip_at, errors);
+    ip::endpoint(text, &ip_at, errors);
     if let Some(name) = address.str_of("hostname").filter(|n| !n.is_empty()) {
         errors.each(&at.child("hostname"), name, dns_label(name));
     }
     if let Some(name) = address.str_of("nodeName") {
         errors.each(&at.child("nodeName"), name, dns_subdomain(name));
+    }
+}
+
+/// v1 does not write `deprecatedTopology`; its host name becomes the node's name where the stored slice
+/// had it there (`dropTopologyOnV1` in `pkg/registry/discovery/endpointslice/strategy.go`).
+pub(crate) fn drop_topology<'a>(new: &mut Doc<'a>, old: Option<&Doc<'a>>) {
+    const HOST: [&str; 2] = ["deprecatedTopology", "kubernetes.io/hostname"];
+    if old.is_some_and(|old| same(new, old, &["endpoints"])) {
+        return;
+    }
+    let before = old
+        .map(|old| old.list_at(&["endpoints"]))
+        .unwrap_or_default();
+    let known: HashSet<&'a str> = before
+        .iter()
+        .filter_map(|endpoint| endpoint.at(&HOST)?.as_str())
+        .collect();
+    let list = new.get_mut(&["endpoints"]).and_then(Value::as_list_mut);
+    for endpoint in list.into_iter().flat_map(|list| list.iter_mut()) {
+        let host = endpoint.at(&HOST).and_then(Value::as_str).filter(|host| {
+            known.contains(host)
+                && endpoint.get("nodeName").is_none()
+                && dns_subdomain(host).is_empty()
+        });
+        let host = host.map(Value::String);
+        let Some(endpoint) = endpoint.as_object_mut() else {
+            continue;
+        };
+        endpoint.remove("deprecatedTopology");
+        if let Some(host) = host {
+            endpoint.set("nodeName", host);
+        }
     }
 }
 
@@ -144,13 +174,13 @@ fn addresses(endpoint: &Value<'_>, kind: &str, path: &Path<'_>, errors: &mut Err
         let at = path.index(i);
         match kind {
             "IPv4" | "IPv6" => {
-                let Some(parsed) = ip::ip(text, &at, errors) else {
+                if !ip::ip(text, &[], &at, errors) {
                     continue;
-                };
-                if parsed.is_ipv4() != (kind == "IPv4") {
+                }
+                if ip::is_v6(text) != (kind == "IPv6") {
                     errors.invalid(path, text, format!("must be an {kind} address"));
                 }
-                ip::endpoint(parsed, text, &at, errors);
+                ip::endpoint(text, &at, errors);
             }
             "FQDN" => {
                 let name = text.strip_suffix('.').unwrap_or(text);

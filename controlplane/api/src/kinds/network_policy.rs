@@ -3,19 +3,98 @@
 //! Port of `pkg/apis/networking/validation/validation.go`.
 
 use crate::doc::{Doc, Value};
-use crate::validate::ip;
-use crate::validate::meta::label_selector;
+use crate::validate::ip::{self, Cidr};
+use crate::validate::meta::{Selectors, label_selector};
 use crate::validate::names::{port_name, port_number};
 use crate::validate::path::{Errors, Path};
 
 const PROTOCOLS: [&str; 3] = ["TCP", "UDP", "SCTP"];
 const TYPES: [&str; 2] = ["Ingress", "Egress"];
 
-/// A NetworkPolicy.
-pub(crate) fn validate(doc: &Doc<'_>, errors: &mut Errors) {
+/// A new NetworkPolicy.
+pub(crate) fn create(doc: &Doc<'_>, errors: &mut Errors) {
+    validate(doc, &Rules::default(), errors);
+}
+
+/// An updated NetworkPolicy: CIDRs the old one had are not looked at again, and label values in its
+/// selectors only if they were all well-formed.
+pub(crate) fn update(new: &Doc<'_>, old: &Doc<'_>, errors: &mut Errors) {
+    let mut rules = Rules::default();
+    each_block(old, |block, _| {
+        rules.kept.extend(block.str_of("cidr"));
+        rules
+            .kept
+            .extend(block.list_of("except").iter().filter_map(Value::as_str));
+    });
+    let mut problems = Errors::default();
+    let at = Path::new("spec");
+    label_selector(
+        old.get(&["spec", "podSelector"]),
+        Selectors::Strict,
+        &at,
+        &mut problems,
+    );
+    if !problems.0.is_empty() {
+        rules.selectors = Selectors::AnyValue;
+    }
+    validate(new, &rules, errors);
+}
+
+/// Warnings about CIDRs that are valid but not written as usual.
+pub(crate) fn warnings(doc: &Doc<'_>) -> Vec<String> {
+    let mut out = Vec::new();
+    each_block(doc, |block, at| {
+        ip::cidr_warnings(
+            block.str_of("cidr").unwrap_or_default(),
+            &at.child("cidr"),
+            &mut out,
+        );
+        let list = at.child("except");
+        for (i, text) in block
+            .list_of("except")
+            .iter()
+            .filter_map(Value::as_str)
+            .enumerate()
+        {
+            ip::cidr_warnings(text, &list.index(i), &mut out);
+        }
+    });
+    out
+}
+
+/// What an update does not look at.
+#[derive(Default)]
+struct Rules<'a> {
+    kept: Vec<&'a str>,
+    selectors: Selectors,
+}
+
+/// Every `ipBlock` with its path.
+fn each_block<'a>(doc: &Doc<'a>, mut visit: impl FnMut(&Value<'a>, &Path<'_>)) {
+    let spec = Path::new("spec");
+    for (direction, peers) in [("ingress", "from"), ("egress", "to")] {
+        let rules = spec.child(direction);
+        for (i, rule) in doc.list_at(&["spec", direction]).iter().enumerate() {
+            let rule_at = rules.index(i);
+            let peers_at = rule_at.child(peers);
+            for (p, peer) in rule.list_of(peers).iter().enumerate() {
+                if let Some(block) = peer.get("ipBlock") {
+                    visit(block, &peers_at.index(p).child("ipBlock"));
+                }
+            }
+        }
+    }
+}
+
+fn validate(doc: &Doc<'_>, rules: &Rules<'_>, errors: &mut Errors) {
     let path = Path::new("spec");
     let selector = doc.get(&["spec", "podSelector"]);
-    label_selector(selector, &path.child("podSelector"), errors);
+    label_selector(
+        selector,
+        rules.selectors,
+        &path.child("podSelector"),
+        errors,
+    );
     for (direction, peers) in [("ingress", "from"), ("egress", "to")] {
         let list = path.child(direction);
         for (i, rule) in doc.list_at(&["spec", direction]).iter().enumerate() {
@@ -26,7 +105,7 @@ pub(crate) fn validate(doc: &Doc<'_>, errors: &mut Errors) {
             }
             let peers_at = at.child(peers);
             for (p, item) in rule.list_of(peers).iter().enumerate() {
-                peer(item, &peers_at.index(p), errors);
+                peer(item, rules, &peers_at.index(p), errors);
             }
         }
     }
@@ -80,18 +159,23 @@ fn port(port: &Value<'_>, at: &Path<'_>, errors: &mut Errors) {
     }
 }
 
-fn peer(peer: &Value<'_>, at: &Path<'_>, errors: &mut Errors) {
+fn peer(peer: &Value<'_>, rules: &Rules<'_>, at: &Path<'_>, errors: &mut Errors) {
     let mut found = 0;
     for selector in ["podSelector", "namespaceSelector"] {
         if peer.get(selector).is_some() {
             found += 1;
-            label_selector(peer.get(selector), &at.child(selector), errors);
+            label_selector(
+                peer.get(selector),
+                rules.selectors,
+                &at.child(selector),
+                errors,
+            );
         }
     }
     let block = peer.get("ipBlock");
     if let Some(block) = block {
         found += 1;
-        ip_block(block, &at.child("ipBlock"), errors);
+        ip_block(block, &rules.kept, &at.child("ipBlock"), errors);
     }
     if found == 0 {
         errors.required(at, "must specify a peer");
@@ -100,12 +184,13 @@ fn peer(peer: &Value<'_>, at: &Path<'_>, errors: &mut Errors) {
     }
 }
 
-fn ip_block(block: &Value<'_>, at: &Path<'_>, errors: &mut Errors) {
+fn ip_block(block: &Value<'_>, kept: &[&str], at: &Path<'_>, errors: &mut Errors) {
     let text = block.str_of("cidr").unwrap_or_default();
     if text.is_empty() {
         return errors.required(&at.child("cidr"), "");
     }
-    let Some(cidr) = ip::cidr(text, &at.child("cidr"), errors) else {
+    ip::cidr(text, kept, &at.child("cidr"), errors);
+    let Some(cidr) = Cidr::parse(text) else {
         return;
     };
     let list = at.child("except");
@@ -116,7 +201,8 @@ fn ip_block(block: &Value<'_>, at: &Path<'_>, errors: &mut Errors) {
         .enumerate()
     {
         let at = list.index(i);
-        let Some(except) = ip::cidr(text, &at, errors) else {
+        ip::cidr(text, kept, &at, errors);
+        let Some(except) = Cidr::parse(text) else {
             continue;
         };
         if !cidr.contains(&except) || cidr.length >= except.length {

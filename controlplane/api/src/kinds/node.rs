@@ -25,9 +25,8 @@ pub(crate) fn create(doc: &Doc<'_>, errors: &mut Errors) {
         .filter_map(Value::as_str)
         .enumerate()
     {
-        if let Some(cidr) = ip::cidr(text, &list.index(i), errors) {
-            families.push(cidr.address.is_ipv4());
-        }
+        ip::cidr(text, &[], &list.index(i), errors);
+        families.push(text.contains(':'));
     }
     if families.len() > 2 || (families.len() == 2 && families[0] == families[1]) {
         let detail = "may specify no more than one CIDR for each IP family";

@@ -11,11 +11,32 @@ use crate::doc::{Doc, List, Object, Value};
 use crate::quantity::Quantity;
 use crate::strategy::{SystemFields, copy};
 
-pub(crate) mod container;
-pub(crate) mod scheduling;
-pub(crate) mod update;
+pub(crate) mod gated;
+mod level;
+
+pub(crate) mod options;
 pub(crate) mod validate;
-pub(crate) mod volume;
+
+mod annotation;
+mod claims;
+mod container;
+mod environment;
+mod mount;
+pub(crate) mod probe;
+mod profile;
+mod resources;
+pub(crate) mod scheduling;
+mod volume;
+mod windows;
+
+pub(crate) mod status;
+pub(crate) mod update;
+
+pub(crate) mod warn;
+
+/// The longest path of an image's repository, in bytes (`RepositoryNameTotalLengthMax` of
+/// distribution's reference).
+const MAX_REPOSITORY: usize = 255;
 
 /// `SetDefaults_Pod`: what holds for pods but not for templates.
 pub(crate) fn default_pod<'a>(pod: &mut Object<'a>, arena: &'a Bump) {
@@ -167,14 +188,22 @@ fn is_repository(text: &str) -> bool {
                 || host == "localhost"
                 || host.bytes().any(|b| b.is_ascii_uppercase()) =>
         {
-            let allowed = |b: u8| b.is_ascii_alphanumeric() || b".-:[]".contains(&b);
-            if !host.bytes().all(allowed) {
+            if !is_host(host) {
                 return false;
             }
             path
         }
         _ => text,
     };
+    // Names without a folder are in that of the official images.
+    let folder = if path.contains('/') {
+        0
+    } else {
+        "library/".len()
+    };
+    if path.len() + folder > MAX_REPOSITORY {
+        return false;
+    }
     let alphanumeric = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit();
     !path.is_empty()
         && path.split('/').all(|component| {
@@ -186,6 +215,28 @@ fn is_repository(text: &str) -> bool {
                 && bytes.last().is_some_and(alphanumeric)
                 && separators
         })
+}
+
+/// A DNS name, an IPv4 address or an IPv6 address in brackets, with or without a port.
+fn is_host(text: &str) -> bool {
+    let (name, port) = match text.rsplit_once(':') {
+        Some((name, port)) if !text.ends_with(']') => (name, Some(port)),
+        Some(_) | None => (text, None),
+    };
+    let number = |port: &str| !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit());
+    let label = |label: &str| {
+        let edge = |b: Option<u8>| b.is_some_and(|b| b.is_ascii_alphanumeric());
+        let inner = |b: u8| b.is_ascii_alphanumeric() || b == b'-';
+        edge(label.bytes().next()) && edge(label.bytes().last()) && label.bytes().all(inner)
+    };
+    let bracketed = name
+        .strip_prefix('[')
+        .and_then(|name| name.strip_suffix(']'));
+    let named = match bracketed {
+        Some(v6) => !v6.is_empty() && v6.bytes().all(|b| b.is_ascii_hexdigit() || b == b':'),
+        None => name.split('.').all(label),
+    };
+    named && port.is_none_or(number)
 }
 
 /// `SetDefaults_Volume`: a volume without a source is an emptyDir.
@@ -202,13 +253,18 @@ pub(crate) fn default_volume<'a>(volume: &mut Object<'a>, _: &'a Bump) {
     }
 }
 
-/// A new pod is pending, has its class of service, and says so when gates hold it back.
-pub(crate) fn prepare_create(doc: &mut Doc<'_>, system: SystemFields<'_>) {
+/// A new pod is pending, has its class of service, and says so when gates hold it back. What comes back
+/// are warnings.
+pub(crate) fn prepare_create(doc: &mut Doc<'_>, system: SystemFields<'_>) -> Vec<String> {
+    gated::drop_disabled(doc, None, &[]);
+    merge_label_keys(doc);
+    let warnings = profile::fields_from_annotations(doc);
+    level::default_resources(doc);
     let class = class_of_service(doc);
     doc.set_str(&["status", "phase"], "Pending");
     doc.set_str(&["status", "qosClass"], class);
     if doc.list_at(&["spec", "schedulingGates"]).is_empty() {
-        return;
+        return warnings;
     }
     let arena = doc.arena();
     let mut condition = Object::new_in(arena);
@@ -226,13 +282,135 @@ pub(crate) fn prepare_create(doc: &mut Doc<'_>, system: SystemFields<'_>) {
     }
     let conditions = List::from_iter_in([Value::Object(condition)], arena);
     doc.set(&["status", "conditions"], Value::List(conditions));
+    warnings
+}
+
+/// Keys of labels that terms and constraints match by become expressions of their selectors.
+fn merge_label_keys(doc: &mut Doc<'_>) {
+    let labels = doc
+        .get(&["metadata", "labels"])
+        .cloned()
+        .unwrap_or(Value::Null);
+    let merge = |term: &mut Value<'_>| {
+        for (field, operator) in [("matchLabelKeys", "In"), ("mismatchLabelKeys", "NotIn")] {
+            let keys: Vec<String> = term
+                .list_of(field)
+                .iter()
+                .filter_map(Value::as_str)
+                .map(str::to_owned)
+                .collect();
+            for key in keys {
+                if let Some(value) = labels.str_of(&key) {
+                    match_label(term, &key, operator, value);
+                }
+            }
+        }
+    };
+    let Some(spec) = doc.get_mut(&["spec"]) else {
+        return;
+    };
+    for affinity in ["podAffinity", "podAntiAffinity"] {
+        for list in [
+            "preferredDuringSchedulingIgnoredDuringExecution",
+            "requiredDuringSchedulingIgnoredDuringExecution",
+        ] {
+            let terms = spec
+                .at_mut(&["affinity", affinity, list])
+                .and_then(Value::as_list_mut);
+            for term in terms.into_iter().flatten() {
+                match term.at_mut(&["podAffinityTerm"]) {
+                    Some(term) => merge(term),
+                    None => merge(term),
+                }
+            }
+        }
+    }
+    let constraints = spec
+        .at_mut(&["topologySpreadConstraints"])
+        .and_then(Value::as_list_mut);
+    constraints.into_iter().flatten().for_each(merge);
+}
+
+/// Adds an expression to a selector; without a selector nothing matches anyway.
+fn match_label<'a>(term: &mut Value<'a>, key: &str, operator: &'static str, value: &str) {
+    let Some(selector) = term
+        .at_mut(&["labelSelector"])
+        .and_then(Value::as_object_mut)
+    else {
+        return;
+    };
+    let arena = selector.arena();
+    let mut expression = Object::new_in(arena);
+    expression.push("key", Value::string_in(key, arena));
+    expression.push("operator", Value::String(operator));
+    let values = List::from_iter_in([Value::string_in(value, arena)], arena);
+    expression.push("values", Value::List(values));
+    match selector
+        .get_mut("matchExpressions")
+        .and_then(Value::as_list_mut)
+    {
+        Some(list) => list.push(Value::Object(expression)),
+        None => {
+            let list = List::from_iter_in([Value::Object(expression)], arena);
+            selector.set("matchExpressions", Value::List(list));
+        }
+    }
+}
+
+/// Clients that do not know the pod's own resources must not remove them.
+pub(crate) fn prepare_update<'a>(new: &mut Doc<'a>, old: &Doc<'a>) {
+    if new.get(&["spec", "resources"]).is_none() && old.get(&["spec", "resources"]).is_some() {
+        copy(new, old, &["spec", "resources"]);
+    }
+    gated::drop_disabled(new, Some(old), &[]);
 }
 
 /// Agents that do not know a field of the status must not remove it.
 pub(crate) fn prepare_status_update<'a>(new: &mut Doc<'a>, old: &Doc<'a>) {
-    for field in ["qosClass", "resourceClaimStatuses", "observedGeneration"] {
+    for field in [
+        "qosClass",
+        "resourceClaimStatuses",
+        "extendedResourceClaimStatus",
+        "nodeAllocatableResourceClaimStatuses",
+        "observedGeneration",
+    ] {
         if new.get(&["status", field]).is_none() && old.get(&["status", field]).is_some() {
             copy(new, old, &["status", field]);
+        }
+    }
+    keep_condition_generations(new, old);
+    gated::drop_disabled_status(new, old);
+}
+
+/// A condition without a generation keeps that of the old condition of its type; several of one type keep
+/// them in their order.
+fn keep_condition_generations<'a>(new: &mut Doc<'a>, old: &Doc<'a>) {
+    let mut before: Vec<(&str, i64)> = old
+        .list_at(&["status", "conditions"])
+        .iter()
+        .map(|c| {
+            let ty = c.str_of("type").unwrap_or_default();
+            (ty, c.int_of("observedGeneration").unwrap_or(0))
+        })
+        .collect();
+    let conditions = new
+        .get_mut(&["status", "conditions"])
+        .and_then(Value::as_list_mut);
+    for condition in conditions
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_object_mut)
+    {
+        let ty = condition
+            .get("type")
+            .and_then(Value::as_str)
+            .unwrap_or_default();
+        let Some(at) = before.iter().position(|(known, _)| *known == ty) else {
+            continue;
+        };
+        let (_, generation) = before.remove(at);
+        if generation != 0 && !condition.contains("observedGeneration") {
+            condition.set("observedGeneration", Value::Int(generation));
         }
     }
 }
@@ -303,6 +481,9 @@ mod tests {
             ("-5", "IfNotPresent"),
             ("a..b", "IfNotPresent"),
             ("a__b.c--d", "Always"),
+            ("fd00::/8", "IfNotPresent"),
+            ("[fd00::1]:5000/a", "Always"),
+            (&"x".repeat(253), "IfNotPresent"),
             ("", "IfNotPresent"),
         ] {
             assert_eq!(pull_policy(image), policy, "{image}");

@@ -4,7 +4,7 @@
 
 use crate::doc::Doc;
 use crate::kinds::workload::validate::{at_most_all, int_or_percent};
-use crate::validate::meta::label_selector;
+use crate::validate::meta::{Selectors, label_selector};
 use crate::validate::path::{Errors, Path};
 
 const POLICIES: [&str; 2] = ["AlwaysAllow", "IfHealthyBudget"];
@@ -22,7 +22,12 @@ pub(crate) fn budget(doc: &Doc<'_>, errors: &mut Errors) {
         int_or_percent(field(name), &at, errors);
         at_most_all(field(name), &at, errors);
     }
-    label_selector(field("selector"), &path.child("selector"), errors);
+    label_selector(
+        field("selector"),
+        Selectors::Strict,
+        &path.child("selector"),
+        errors,
+    );
     let policy = doc.str_at(&["spec", "unhealthyPodEvictionPolicy"]);
     let at = path.child("unhealthyPodEvictionPolicy");
     errors.one_of(&at, policy, &POLICIES, false);

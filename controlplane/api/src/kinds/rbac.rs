@@ -4,7 +4,7 @@
 
 use crate::doc::{Doc, Value};
 use crate::selector::LabelSelector;
-use crate::validate::meta::{immutable_with, label_selector};
+use crate::validate::meta::{Selectors, immutable_with, label_selector};
 use crate::validate::names::{dns_subdomain, path_segment};
 use crate::validate::path::{Errors, Path};
 
@@ -52,7 +52,7 @@ pub(crate) fn role(doc: &Doc<'_>, namespaced: bool, errors: &mut Errors) {
         errors.required(&at, detail);
     }
     for (i, selector) in selectors.iter().enumerate() {
-        label_selector(Some(selector), &at.index(i), errors);
+        label_selector(Some(selector), Selectors::Strict, &at.index(i), errors);
         if LabelSelector::from_value(Some(selector)).is_err() {
             errors.invalid_value(&at.index(i), None, "invalid label selector.");
         }

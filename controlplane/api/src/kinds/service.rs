@@ -8,6 +8,8 @@ use crate::default::Literal::{Bool, Int, Str};
 use crate::default::set_absent;
 use crate::doc::{Doc, Object, Value};
 use crate::strategy::same;
+use crate::validate::ip;
+use crate::validate::path::Path;
 
 pub(crate) mod validate;
 
@@ -162,4 +164,87 @@ pub(crate) fn prepare_update<'a>(new: &mut Doc<'a>, old: &Doc<'a>) {
     if kind_of(new) != "LoadBalancer" {
         new.remove(&["status", "loadBalancer"]);
     }
+}
+
+/// What is odd about a valid Service. Port of `pkg/api/service/warnings.go`.
+pub(crate) fn warnings(doc: &Doc<'_>) -> Vec<String> {
+    let mut out = Vec::new();
+    let spec = doc.get(&["spec"]).unwrap_or(&Value::Null);
+    let hints = "service.kubernetes.io/topology-aware-hints";
+    if doc.map_value(&["metadata", "annotations"], hints).is_some() {
+        out.push(format!(
+            "annotation {hints} is deprecated, please use service.kubernetes.io/topology-mode instead"
+        ));
+    }
+    let kind = spec.str_of("type").unwrap_or_default();
+    let texts = |field: &str| {
+        spec.list_of(field)
+            .iter()
+            .filter_map(Value::as_str)
+            .enumerate()
+    };
+    let cluster_ip = spec.str_of("clusterIP").unwrap_or_default();
+    if !matches!(cluster_ip, "" | "None") {
+        for (i, address) in texts("clusterIPs") {
+            out.extend(ip::ip_warning(address, &format!("spec.clusterIPs[{i}]")));
+        }
+    }
+    let external_ips = !spec.list_of("externalIPs").is_empty();
+    let balancer_ip = spec.str_of("loadBalancerIP").unwrap_or_default();
+    let headless = kind == "ClusterIP" && cluster_ip == "None";
+    if headless {
+        let mut ignored = |is: bool, field: &str| {
+            if is {
+                out.push(format!("spec.{field} is ignored for headless services"));
+            }
+        };
+        ignored(!balancer_ip.is_empty(), "loadBalancerIP");
+        ignored(external_ips, "externalIPs");
+        ignored(
+            spec.str_of("sessionAffinity") != Some("None"),
+            "SessionAffinity",
+        );
+    }
+    for (i, address) in texts("externalIPs") {
+        out.extend(ip::ip_warning(address, &format!("spec.externalIPs[{i}]")));
+    }
+    if external_ips && !headless && kind != "ExternalName" {
+        let text =
+            "spec.externalIPs is deprecated and may no longer be implemented in some clusters";
+        out.push(text.to_owned());
+    }
+    if !balancer_ip.is_empty() {
+        out.extend(ip::ip_warning(balancer_ip, "spec.loadBalancerIP"));
+    }
+    let path = Path::new("spec");
+    let path = path.child("loadBalancerSourceRanges");
+    for (i, range) in texts("loadBalancerSourceRanges") {
+        ip::cidr_warnings(range, &path.index(i), &mut out);
+    }
+    if kind == "ExternalName" && external_ips {
+        out.push("spec.externalIPs is ignored when spec.type is \"ExternalName\"".to_owned());
+    }
+    if kind != "ExternalName" && !spec.str_of("externalName").unwrap_or_default().is_empty() {
+        let text = "spec.externalName is ignored when spec.type is not \"ExternalName\"";
+        out.push(text.to_owned());
+    }
+    if spec.str_of("trafficDistribution") == Some("PreferClose") {
+        let text =
+            "spec.trafficDistribution: \"PreferClose\" is deprecated; use \"PreferSameZone\"";
+        out.push(text.to_owned());
+    }
+    out
+}
+
+/// Warnings about an updated status.
+pub(crate) fn status_warnings(doc: &Doc<'_>) -> Vec<String> {
+    let ingress = doc
+        .list_at(&["status", "loadBalancer", "ingress"])
+        .iter()
+        .enumerate();
+    let warning = |(i, entry): (usize, &Value<'_>)| {
+        let address = entry.str_of("ip").filter(|a| !a.is_empty())?;
+        ip::ip_warning(address, &format!("status.loadBalancer.ingress[{i}]"))
+    };
+    ingress.filter_map(warning).collect()
 }

@@ -7,22 +7,43 @@ use super::names::{self, Problems, dns_label, label_key, label_value, masked_pre
 use super::path::{Errors, Path};
 use crate::doc::{Doc, Value};
 use crate::facts::Resource;
+use crate::status::is_printable;
 use crate::strategy::same;
 
 /// How large all annotations of an object may be together.
 pub const MAX_ANNOTATIONS_BYTES: usize = 256 * 1024;
 /// How long the name of a field manager may be.
 pub const MAX_MANAGER_BYTES: usize = 128;
+/// How long the name of a subresource in a managed field may be.
+const MAX_SUBRESOURCE_BYTES: usize = 256;
 /// Finalizers without a domain.
 const STANDARD_FINALIZERS: [&str; 3] = ["foregroundDeletion", "kubernetes", "orphan"];
 /// What updates of fixed fields are answered with.
 pub(crate) const IMMUTABLE: &str = "field is immutable";
+
+/// Kinds whose updates are validated as new objects are, besides.
+const LOOKED_AT_AGAIN: [(&str, &str); 13] = [
+    ("", "ConfigMap"),
+    ("", "Endpoints"),
+    ("", "Node"),
+    ("", "Pod"),
+    ("", "Secret"),
+    ("", "ServiceAccount"),
+    ("apps", "ControllerRevision"),
+    ("apps", "StatefulSet"),
+    ("discovery.k8s.io", "EndpointSlice"),
+    ("rbac.authorization.k8s.io", "ClusterRole"),
+    ("rbac.authorization.k8s.io", "ClusterRoleBinding"),
+    ("rbac.authorization.k8s.io", "Role"),
+    ("rbac.authorization.k8s.io", "RoleBinding"),
+];
 
 /// The rule for names of a kind.
 fn name_rule(resource: &Resource) -> fn(&str) -> Problems {
     match (resource.group, resource.kind) {
         ("", "Namespace") => names::dns_label,
         ("", "Service") => names::dns_label,
+        ("apps", "StatefulSet") => names::dns_label,
         ("", "Event") => names::path_segment,
         ("rbac.authorization.k8s.io" | "certificates.k8s.io", _) => names::path_segment,
         ("apiregistration.k8s.io", _) => names::path_segment,
@@ -56,9 +77,19 @@ pub(super) fn create(resource: &Resource, doc: &Doc<'_>, errors: &mut Errors) {
     finalizers(doc, &path, errors);
 }
 
-/// Metadata of an update.
-pub(super) fn update(new: &Doc<'_>, old: &Doc<'_>, errors: &mut Errors) {
+/// Metadata of an update: what holds for every kind, then what may not change. Names and prefixes of
+/// names are those of new objects only where the kind looks at everything again.
+pub(super) fn update(resource: &Resource, new: &Doc<'_>, old: &Doc<'_>, errors: &mut Errors) {
     let path = Path::new("metadata");
+    let generate = new.meta("generateName");
+    if !generate.is_empty() {
+        let mut problems = names::path_segment_prefix(generate);
+        if LOOKED_AT_AGAIN.contains(&(resource.group, resource.kind)) {
+            problems.append(&mut name_rule(resource)(&masked_prefix(generate)));
+        }
+        errors.each(&path.child("generateName"), generate, problems);
+    }
+    finalizers(new, &path, errors);
     if old.get(&["metadata", "deletionTimestamp"]).is_some() {
         no_new_finalizers(new, old, &path, errors);
     }
@@ -80,12 +111,12 @@ pub(super) fn update(new: &Doc<'_>, old: &Doc<'_>, errors: &mut Errors) {
             errors.invalid(&path.child(field), new.meta(field), IMMUTABLE);
         }
     }
-    immutable(
-        new,
-        old,
-        &["metadata", "deletionGracePeriodSeconds"],
-        errors,
-    );
+    // None and 0 differ here.
+    let grace = |doc: &Doc<'_>| doc.int_at(&["metadata", "deletionGracePeriodSeconds"]);
+    if grace(new) != grace(old) {
+        let value = new.get(&["metadata", "deletionGracePeriodSeconds"]);
+        errors.invalid_value(&path.child("deletionGracePeriodSeconds"), value, IMMUTABLE);
+    }
     common(new, &path, errors);
 }
 
@@ -266,14 +297,38 @@ fn managed_fields(doc: &Doc<'_>, path: &Path<'_>, errors: &mut Errors) {
         if let Some(ty) = entry.str_of("fieldsType").filter(|t| *t != "FieldsV1") {
             errors.invalid(&at.child("fieldsType"), ty, "must be `FieldsV1`");
         }
-        if entry.str_of("manager").unwrap_or_default().len() > MAX_MANAGER_BYTES {
+        let manager = entry.str_of("manager").unwrap_or_default();
+        if manager.len() > MAX_MANAGER_BYTES {
             errors.too_long(&at.child("manager"), MAX_MANAGER_BYTES);
+        }
+        for (place, c) in manager.char_indices().filter(|(_, c)| !is_printable(*c)) {
+            let detail = format!("invalid character U+{:04X} (at position {place})", c as u32);
+            errors.invalid(&at.child("manager"), manager, detail);
+        }
+        let subresource = entry.str_of("subresource").unwrap_or_default();
+        if subresource.len() > MAX_SUBRESOURCE_BYTES {
+            errors.too_long(&at.child("subresource"), MAX_SUBRESOURCE_BYTES);
         }
     }
 }
 
+/// How much of a selector is looked at.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Selectors {
+    /// All of it.
+    #[default]
+    Strict,
+    /// Values of expressions may be anything: the stored object has malformed ones already.
+    AnyValue,
+}
+
 /// A LabelSelector object.
-pub(crate) fn label_selector(value: Option<&Value<'_>>, path: &Path<'_>, errors: &mut Errors) {
+pub(crate) fn label_selector(
+    value: Option<&Value<'_>>,
+    rule: Selectors,
+    path: &Path<'_>,
+    errors: &mut Errors,
+) {
     let Some(selector) = value else { return };
     labels(
         selector.get("matchLabels"),
@@ -303,6 +358,9 @@ pub(crate) fn label_selector(value: Option<&Value<'_>>, path: &Path<'_>, errors:
         }
         let key = expression.str_of("key").unwrap_or_default();
         errors.each(&at.child("key"), key, label_key(key));
+        if rule == Selectors::AnyValue {
+            continue;
+        }
         let values_path = at.child("values");
         for (v, value) in values.iter().filter_map(Value::as_str).enumerate() {
             errors.each(&values_path.index(v), value, label_value(value));

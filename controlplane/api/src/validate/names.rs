@@ -14,6 +14,9 @@ pub const PORT_NAME_MAX: usize = 15;
 
 const LABEL_FORMAT: &str = "[a-z0-9]([-a-z0-9]*[a-z0-9])?";
 const SUBDOMAIN_FORMAT: &str = "[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*";
+const SUBDOMAIN_MESSAGE: &str = "a lowercase RFC 1123 subdomain must consist of lower case \
+                                 alphanumeric characters, '-' or '.', and must start and end with \
+                                 an alphanumeric character";
 const KEY_FORMAT: &str = "([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]";
 
 /// Explanations of what is wrong with a text.
@@ -82,13 +85,46 @@ pub fn dns_subdomain(text: &str) -> Problems {
     }
     if !is_subdomain_text(text) {
         out.push(regex_error(
-            "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' \
-             or '.', and must start and end with an alphanumeric character",
+            SUBDOMAIN_MESSAGE,
             &["example.com"],
             SUBDOMAIN_FORMAT,
         ));
     }
     out
+}
+
+/// A DNS-1123 subdomain whose labels may hold underscores, as search domains of resolvers do.
+pub fn dns_subdomain_with_underscore(text: &str) -> Problems {
+    const MESSAGE: &str = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric \
+                           characters, '_', '-' or '.', and must start and end with an alphanumeric \
+                           character";
+    const FORMAT: &str = "_?[a-z0-9]([-_a-z0-9]*[a-z0-9])?(\\._?[a-z0-9]([-_a-z0-9]*[a-z0-9])?)*";
+    let label = |label: &str| {
+        let label = label.strip_prefix('_').unwrap_or(label);
+        let edge = |b: Option<&u8>| b.is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+        let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-_".contains(&b);
+        edge(label.as_bytes().first()) && edge(label.as_bytes().last()) && label.bytes().all(inner)
+    };
+    let mut out = Vec::new();
+    if text.len() > DNS_SUBDOMAIN_MAX {
+        out.push(max_characters(DNS_SUBDOMAIN_MAX));
+    }
+    if !text.split('.').all(label) {
+        out.push(regex_error(MESSAGE, &["example.com"], FORMAT));
+    }
+    out
+}
+
+/// The name of an HTTP header.
+pub fn http_header(text: &str) -> Problems {
+    if !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') {
+        return Vec::new();
+    }
+    vec![regex_error(
+        "a valid HTTP header must consist of alphanumeric characters or '-'",
+        &["X-Header-Name"],
+        "[-A-Za-z0-9]+",
+    )]
 }
 
 /// A DNS-1035 label: as a DNS-1123 label, but it begins with a letter.
@@ -111,10 +147,14 @@ pub fn dns_1035_label(text: &str) -> Problems {
 /// A name that is one segment of a path, as RBAC objects have.
 pub fn path_segment(text: &str) -> Problems {
     match text {
-        "." => return vec!["may not be '.'".to_owned()],
-        ".." => return vec!["may not be '..'".to_owned()],
-        _ => {}
+        "." => vec!["may not be '.'".to_owned()],
+        ".." => vec!["may not be '..'".to_owned()],
+        _ => path_segment_prefix(text),
     }
+}
+
+/// What such a name may begin with.
+pub fn path_segment_prefix(text: &str) -> Problems {
     ["/", "%"]
         .iter()
         .filter(|c| text.contains(**c))

@@ -40,6 +40,14 @@ impl<'p> Path<'p> {
         }
     }
 
+    /// Another field of the same parent.
+    pub(crate) fn sibling(&self, field: &'p str) -> Path<'p> {
+        Path {
+            parent: self.parent,
+            segment: Segment::Field(field),
+        }
+    }
+
     /// An item of this list.
     pub(crate) fn index(&'p self, index: usize) -> Path<'p> {
         Path {
@@ -128,6 +136,10 @@ impl Errors {
         self.0.push(FieldError::duplicate(path.to_string(), value));
     }
 
+    pub(crate) fn internal(&mut self, path: &Path<'_>, detail: &str) {
+        self.0.push(FieldError::internal(path.to_string(), detail));
+    }
+
     pub(crate) fn not_found(&mut self, path: &Path<'_>, value: &str) {
         self.0.push(FieldError::not_found(path.to_string(), value));
     }
@@ -176,8 +188,8 @@ impl Errors {
         required: bool,
     ) {
         match value {
-            Some(value) if !valid.contains(&value) => self.not_supported(path, value, valid),
             None | Some("") if required => self.required(path, ""),
+            Some(value) if !valid.contains(&value) => self.not_supported(path, value, valid),
             _ => {}
         }
     }

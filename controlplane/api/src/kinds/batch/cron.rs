@@ -27,8 +27,7 @@ pub(crate) fn update(new: &Doc<'_>, old: &Doc<'_>, errors: &mut Errors) {
 }
 
 fn spec(doc: &Doc<'_>, old: Option<&Doc<'_>>, errors: &mut Errors) {
-    let empty = Value::Null;
-    let spec = doc.get(&["spec"]).unwrap_or(&empty);
+    let spec = doc.get(&["spec"]).unwrap_or(&Value::Null);
     let path = Path::new("spec");
     let text = spec.str_of("schedule").unwrap_or_default();
     let zone = spec.str_of("timeZone");
@@ -49,7 +48,7 @@ fn spec(doc: &Doc<'_>, old: Option<&Doc<'_>>, errors: &mut Errors) {
     }
     let policy = spec.str_of("concurrencyPolicy");
     errors.one_of(&path.child("concurrencyPolicy"), policy, &POLICIES, true);
-    job_template(spec.get("jobTemplate").unwrap_or(&empty), &path, errors);
+    job_template(doc, old, errors);
     for field in ["successfulJobsHistoryLimit", "failedJobsHistoryLimit"] {
         errors.non_negative(&path.child(field), spec.int_of(field));
     }
@@ -95,12 +94,15 @@ fn check_zone(zone: &str, path: &Path<'_>, errors: &mut Errors) {
     }
 }
 
-fn job_template(template: &Value<'_>, spec: &Path<'_>, errors: &mut Errors) {
-    let empty = Value::Null;
-    let path = spec.child("jobTemplate");
+fn job_template(doc: &Doc<'_>, old: Option<&Doc<'_>>, errors: &mut Errors) {
+    let path = Path::new("spec");
+    let path = path.child("jobTemplate");
     let at = path.child("spec");
-    let spec = template.get("spec").unwrap_or(&empty);
-    job::spec(spec, &at, errors);
+    let spec = doc
+        .get(&["spec", "jobTemplate", "spec"])
+        .unwrap_or(&Value::Null);
+    let old = old.and_then(|old| old.get(&["spec", "jobTemplate", "spec", "template"]));
+    job::spec(spec, old.unwrap_or(&Value::Null), &at, errors);
     if let Some(selector) = spec.get("selector") {
         let detail = "`selector` will be auto-generated";
         errors.invalid_value(&at.child("selector"), Some(selector), detail);

@@ -5,6 +5,7 @@
 use super::{NAME_LABELS, UID_LABELS};
 use crate::doc::{Doc, Value};
 use crate::kinds::pod;
+use crate::kinds::workload::validate::old_template;
 use crate::selector::LabelSelector;
 use crate::strategy::same;
 use crate::validate::meta::{immutable, label_selector};
@@ -30,13 +31,13 @@ const INDEXED: &str = "Indexed";
 /// A new Job.
 pub(crate) fn create(doc: &Doc<'_>, errors: &mut Errors) {
     generated_selector(doc, errors);
-    with_selector(doc, errors);
+    with_selector(doc, None, errors);
     name_fits(doc, errors);
 }
 
 /// A changed Job.
 pub(crate) fn update(new: &Doc<'_>, old: &Doc<'_>, errors: &mut Errors) {
-    with_selector(new, errors);
+    with_selector(new, Some(old), errors);
     completions_change(new, old, errors);
     immutable(new, old, &["spec", "selector"], errors);
     template_change(new, old, errors);
@@ -90,16 +91,16 @@ fn generated_selector(doc: &Doc<'_>, errors: &mut Errors) {
     }
 }
 
-fn with_selector(doc: &Doc<'_>, errors: &mut Errors) {
-    let empty = Value::Null;
-    let value = doc.get(&["spec"]).unwrap_or(&empty);
+fn with_selector(doc: &Doc<'_>, old: Option<&Doc<'_>>, errors: &mut Errors) {
+    let value = doc.get(&["spec"]).unwrap_or(&Value::Null);
+    let old = old_template(old);
     let path = Path::new("spec");
-    spec(value, &path, errors);
+    spec(value, old, &path, errors);
     let at = path.child("selector");
     let selector = value.get("selector");
     match selector {
         None => errors.required(&at, ""),
-        Some(_) => label_selector(selector, &at, errors),
+        Some(_) => label_selector(selector, pod::options::selectors(old), &at, errors),
     }
     let labels = value.at(&["template", "metadata", "labels"]);
     let get = |key: &str| labels.and_then(|l| l.str_of(key));
@@ -113,8 +114,8 @@ fn with_selector(doc: &Doc<'_>, errors: &mut Errors) {
     }
 }
 
-/// The spec of a Job, or of those a CronJob makes.
-pub(crate) fn spec(spec: &Value<'_>, path: &Path<'_>, errors: &mut Errors) {
+/// The spec of a Job, or of those a CronJob makes; `old` is the stored template, or null.
+pub(crate) fn spec(spec: &Value<'_>, old: &Value<'_>, path: &Path<'_>, errors: &mut Errors) {
     for field in [
         "parallelism",
         "completions",
@@ -146,7 +147,7 @@ pub(crate) fn spec(spec: &Value<'_>, path: &Path<'_>, errors: &mut Errors) {
     }
     replacement_policy(spec, path, errors);
     let template = path.child("template");
-    pod::validate::template(spec.get("template"), &template, errors);
+    pod::validate::template(spec.get("template"), old, &template, errors);
     restart_policy(spec, &template, errors);
 }
 

@@ -1,13 +1,12 @@
 //! What an update of a pod may change.
 //!
-//! Port of `ValidatePodUpdate` and `ValidatePodStatusUpdate` in
-//! `pkg/apis/core/validation/validation.go`. The binding endpoint sets the node itself.
+//! Port of `ValidatePodUpdate` in `pkg/apis/core/validation/validation.go`. The binding endpoint sets the
+//! node itself; updates of the status are in [`super::status`].
 
-use super::validate;
+use super::options::Options;
+use super::{annotation, container, scheduling, validate};
 use crate::doc::{Doc, Value};
 use crate::strategy::same;
-use crate::validate::ip;
-use crate::validate::meta::immutable;
 use crate::validate::path::{Errors, Path};
 
 const FORBIDDEN: &str = "pod updates may not change fields other than `spec.containers[*].image`,\
@@ -17,44 +16,50 @@ const FORBIDDEN: &str = "pod updates may not change fields other than `spec.cont
                          previously negative)";
 /// The largest deadline, in seconds.
 const MAX_DEADLINE: i64 = i32::MAX as i64;
+const REQUIRED: &str = "requiredDuringSchedulingIgnoredDuringExecution";
 
 /// An update of the pod itself.
 pub(crate) fn update(new: &Doc<'_>, old: &Doc<'_>, errors: &mut Errors) {
     let path = Path::new("spec");
-    let empty = Value::Null;
-    validate::pod(new.get(&["spec"]).unwrap_or(&empty), &path, errors);
+    let options = Options::new(old.root(), true);
+    validate::pod(new, &options, errors);
+    annotation::update(new, old, errors);
+    let meta = Path::new("metadata");
+    annotation::annotations(new.root(), &options, &meta.child("annotations"), errors);
     for list in ["containers", "initContainers"] {
-        if new.list_at(&["spec", list]).len() != old.list_at(&["spec", list]).len() {
-            errors.forbidden(
-                &path.child(list),
-                "pod updates may not add or remove containers",
-            );
-            return;
+        let now = new.list_at(&["spec", list]);
+        let at = path.child(list);
+        if now.len() != old.list_at(&["spec", list]).len() {
+            return errors.forbidden(&at, "pod updates may not add or remove containers");
+        }
+        for (i, item) in now.iter().enumerate() {
+            if item.str_of("image").unwrap_or_default().is_empty() {
+                errors.required(&at.index(i).child("image"), "");
+            }
+            container::padded_image(item, &at.index(i), errors);
         }
     }
-    deadline(new, old, &path, errors);
-    if errors
-        .0
-        .iter()
-        .any(|e| e.field == "spec.activeDeadlineSeconds")
-    {
+    if !deadline(new, old, &path, errors) {
         return;
     }
-    tolerations(new, old, &path, errors);
+    tolerations(new, old, &options, &path, errors);
     gates(new, old, &path, errors);
     fixed_fields(new, old, &path, errors);
 }
 
-fn deadline(new: &Doc<'_>, old: &Doc<'_>, path: &Path<'_>, errors: &mut Errors) {
+/// False when nothing else is to be looked at.
+fn deadline(new: &Doc<'_>, old: &Doc<'_>, path: &Path<'_>, errors: &mut Errors) -> bool {
     let at = path.child("activeDeadlineSeconds");
     let before = old.int_at(&["spec", "activeDeadlineSeconds"]);
     match new.int_at(&["spec", "activeDeadlineSeconds"]) {
         Some(s) if !(0..=MAX_DEADLINE).contains(&s) => {
             let detail = format!("must be between 0 and {MAX_DEADLINE}, inclusive");
             errors.invalid_number(&at, s, detail);
+            return false;
         }
         Some(s) if before.is_some_and(|b| b < s) => {
             errors.invalid_number(&at, s, "must be less than or equal to previous value");
+            return false;
         }
         None if before.is_some() => {
             let detail = "must not update from a positive integer to nil value";
@@ -62,39 +67,49 @@ fn deadline(new: &Doc<'_>, old: &Doc<'_>, path: &Path<'_>, errors: &mut Errors) 
         }
         Some(_) | None => {}
     }
+    true
 }
 
 /// Tolerations may be added, and their seconds changed.
-fn tolerations(new: &Doc<'_>, old: &Doc<'_>, path: &Path<'_>, errors: &mut Errors) {
+fn tolerations(
+    new: &Doc<'_>,
+    old: &Doc<'_>,
+    options: &Options,
+    path: &Path<'_>,
+    errors: &mut Errors,
+) {
     let without_seconds = |t: &Value<'_>| {
         ["key", "operator", "value", "effect"].map(|f| t.str_of(f).unwrap_or_default().to_owned())
     };
-    let now: Vec<_> = new
-        .list_at(&["spec", "tolerations"])
-        .iter()
-        .map(without_seconds)
-        .collect();
-    let kept = old
-        .list_at(&["spec", "tolerations"])
-        .iter()
-        .all(|t| now.contains(&without_seconds(t)));
-    if !kept {
+    let list = new.list_at(&["spec", "tolerations"]);
+    let now: Vec<_> = list.iter().map(without_seconds).collect();
+    let before = old.list_at(&["spec", "tolerations"]);
+    let at = path.child("tolerations");
+    if !before.iter().all(|t| now.contains(&without_seconds(t))) {
         let detail = "existing toleration can not be modified except its tolerationSeconds";
-        errors.forbidden(&path.child("tolerations"), detail);
+        return errors.forbidden(&at, detail);
     }
+    scheduling::tolerations(list, options, &at, errors);
 }
 
 fn gates(new: &Doc<'_>, old: &Doc<'_>, path: &Path<'_>, errors: &mut Errors) {
-    let before = old.list_at(&["spec", "schedulingGates"]);
+    let name = |gate: &Value<'_>| gate.str_of("name").unwrap_or_default().to_owned();
+    let before: Vec<String> = old
+        .list_at(&["spec", "schedulingGates"])
+        .iter()
+        .map(name)
+        .collect();
+    let now: Vec<String> = new
+        .list_at(&["spec", "schedulingGates"])
+        .iter()
+        .map(name)
+        .collect();
     let at = path.child("schedulingGates");
-    for (i, gate) in new.list_at(&["spec", "schedulingGates"]).iter().enumerate() {
-        if !before
-            .iter()
-            .any(|g| g.str_of("name") == gate.str_of("name"))
-        {
-            let detail = "only deletion is allowed, but found new scheduling gate '".to_owned()
-                + gate.str_of("name").unwrap_or_default()
-                + "'";
+    for (i, gate) in now.iter().enumerate() {
+        // Upstream counts a name once, at its last place.
+        if !before.contains(gate) && !now[i + 1..].contains(gate) {
+            let detail =
+                format!("only deletion is allowed, but found new scheduling gate '{gate}'");
             errors.forbidden(&at.index(i).child("name"), detail);
         }
     }
@@ -102,6 +117,9 @@ fn gates(new: &Doc<'_>, old: &Doc<'_>, path: &Path<'_>, errors: &mut Errors) {
 
 /// Everything else must be as it was.
 fn fixed_fields(new: &Doc<'_>, old: &Doc<'_>, path: &Path<'_>, errors: &mut Errors) {
+    if same(new, old, &["spec"]) {
+        return;
+    }
     let mut expected = new.clone();
     for list in ["containers", "initContainers"] {
         let images: Vec<Option<Value<'_>>> = old
@@ -113,12 +131,15 @@ fn fixed_fields(new: &Doc<'_>, old: &Doc<'_>, path: &Path<'_>, errors: &mut Erro
             .get_mut(&["spec", list])
             .and_then(Value::as_list_mut);
         for (container, image) in containers.into_iter().flatten().zip(images) {
-            if let (Some(container), Some(image)) = (container.as_object_mut(), image) {
-                container.set("image", image.copy_in(container.arena()));
+            let Some(container) = container.as_object_mut() else {
+                continue;
+            };
+            match image {
+                Some(image) => container.set("image", image.copy_in(container.arena())),
+                None => drop(container.remove("image")),
             }
         }
     }
-    let gated = !old.list_at(&["spec", "schedulingGates"]).is_empty();
     let mut free = vec!["activeDeadlineSeconds", "schedulingGates", "tolerations"];
     let negative = old
         .int_at(&["spec", "terminationGracePeriodSeconds"])
@@ -126,83 +147,85 @@ fn fixed_fields(new: &Doc<'_>, old: &Doc<'_>, path: &Path<'_>, errors: &mut Erro
     if negative && new.int_at(&["spec", "terminationGracePeriodSeconds"]) == Some(1) {
         free.push("terminationGracePeriodSeconds");
     }
-    if gated {
-        free.extend(["nodeSelector", "affinity"]);
-    }
     for field in free {
-        let arena = expected.arena();
-        match old.get(&["spec", field]) {
-            Some(value) => expected.set(&["spec", field], value.copy_in(arena)),
-            None => {
-                expected.remove(&["spec", field]);
-            }
-        }
+        restore(&mut expected, old, &["spec", field]);
+    }
+    if !old.list_at(&["spec", "schedulingGates"]).is_empty() {
+        gated(&mut expected, old, path, errors);
     }
     if !same(&expected, old, &["spec"]) {
         errors.forbidden(path, FORBIDDEN);
     }
 }
 
-/// An update of the status.
-pub(crate) fn status(new: &Doc<'_>, old: &Doc<'_>, errors: &mut Errors) {
-    immutable(new, old, &["status", "qosClass"], errors);
-    ips(new, errors);
-    let path = Path::new("status");
-    for list in ["containerStatuses", "initContainerStatuses"] {
-        let at = path.child(list);
-        let policy = new.str_at(&["spec", "restartPolicy"]).unwrap_or("Always");
-        for (i, before) in old.list_at(&["status", list]).iter().enumerate() {
-            let Some(ended) = before.at(&["state", "terminated"]) else {
-                continue;
-            };
-            let code = ended.int_of("exitCode").unwrap_or(0);
-            let restarts = policy == "Always"
-                || (policy == "OnFailure" && code != 0)
-                || own_policy(new, before.str_of("name")).is_some_and(|p| p != "Never");
-            if restarts {
-                continue;
-            }
-            let revived = new.list_at(&["status", list]).iter().any(|now| {
-                now.str_of("name") == before.str_of("name")
-                    && now.at(&["state", "terminated"]).is_none()
-            });
-            if revived {
-                let detail = "may not be transitioned to non-terminated state";
-                errors.forbidden(&at.index(i).child("state"), detail);
-            }
+fn restore(doc: &mut Doc<'_>, old: &Doc<'_>, path: &[&str]) {
+    match old.get(path) {
+        Some(value) => {
+            let value = value.copy_in(doc.arena());
+            doc.set(path, value);
+        }
+        None => drop(doc.remove(path)),
+    }
+}
+
+/// A pod that is not scheduled yet may become choosier about its node.
+fn gated(expected: &mut Doc<'_>, old: &Doc<'_>, path: &Path<'_>, errors: &mut Errors) {
+    let selector = ["spec", "nodeSelector"];
+    if !same(expected, old, &selector) {
+        let before = old.get(&selector).and_then(Value::as_object);
+        let kept = before
+            .into_iter()
+            .flat_map(|o| o.iter())
+            .all(|(key, value)| expected.get(&["spec", "nodeSelector", key]) == Some(value));
+        if !kept {
+            let detail =
+                "only additions to spec.nodeSelector are allowed (no mutations or deletions)";
+            errors.invalid_value(&path.child("nodeSelector"), expected.get(&selector), detail);
+        }
+        restore(expected, old, &selector);
+    }
+    let affinity = ["spec", "affinity", "nodeAffinity"];
+    if expected.get(&affinity) == old.get(&affinity) {
+        return;
+    }
+    let at = path.child("affinity");
+    node_affinity(expected, old, &at.child("nodeAffinity"), errors);
+    restore(expected, old, &affinity);
+    let nothing = expected
+        .get(&["spec", "affinity"])
+        .and_then(Value::as_object);
+    if old.get(&["spec", "affinity"]).is_none() && nothing.is_some_and(|o| o.is_empty()) {
+        expected.remove(&["spec", "affinity"]);
+    }
+}
+
+fn node_affinity(new: &Doc<'_>, old: &Doc<'_>, path: &Path<'_>, errors: &mut Errors) {
+    let terms = [
+        "spec",
+        "affinity",
+        "nodeAffinity",
+        REQUIRED,
+        "nodeSelectorTerms",
+    ];
+    if old.get(&terms[..4]).is_none() {
+        return;
+    }
+    let (before, now) = (old.list_at(&terms), new.list_at(&terms));
+    let at = path.child(REQUIRED);
+    let at = at.child("nodeSelectorTerms");
+    if !before.is_empty() && before.len() != now.len() {
+        let detail = "no additions/deletions to non-empty NodeSelectorTerms list are allowed";
+        return errors.invalid_value(&at, new.get(&terms), detail);
+    }
+    for (i, (now, before)) in now.iter().zip(before).enumerate() {
+        let lists = ["matchExpressions", "matchFields"];
+        let empty = |t: &Value<'_>| lists.iter().all(|l| t.list_of(l).is_empty());
+        let kept = lists
+            .iter()
+            .all(|list| now.list_of(list).starts_with(before.list_of(list)));
+        if !kept || (empty(before) && !empty(now)) {
+            let detail = "only additions are allowed (no mutations or deletions)";
+            errors.invalid_value(&at.index(i), Some(now), detail);
         }
     }
-}
-
-/// Addresses of the pod: one of each family, the first one also alone.
-fn ips(pod: &Doc<'_>, errors: &mut Errors) {
-    let path = Path::new("status");
-    let list = path.child("podIPs");
-    let value = pod.get(&["status", "podIPs"]);
-    let items = pod.list_at(&["status", "podIPs"]);
-    let mut families = Vec::new();
-    for (i, item) in items.iter().enumerate() {
-        let text = item.str_of("ip").unwrap_or_default();
-        families.extend(ip::ip(text, &list.index(i), errors).map(|a| a.is_ipv4()));
-    }
-    let both = families.len() == 2 && families[0] != families[1];
-    if items.len() > 1 && !both {
-        let detail = "may specify no more than one IP for each IP family";
-        errors.invalid_value(&list, value, detail);
-    }
-    if items.is_empty() != pod.get(&["status", "podIP"]).is_none() {
-        let detail = "podIP and podIPs must either both be set or both be unset";
-        errors.invalid_value(&list, value, detail);
-    }
-}
-
-/// The restart policy of a single container.
-fn own_policy<'a>(pod: &Doc<'a>, name: Option<&str>) -> Option<&'a str> {
-    ["containers", "initContainers"].iter().find_map(|list| {
-        let container = pod
-            .list_at(&["spec", list])
-            .iter()
-            .find(|c| c.str_of("name") == name)?;
-        container.str_of("restartPolicy")
-    })
 }

@@ -1,18 +1,24 @@
 //! What volumes must hold.
 //!
-//! Port of the volume part of `pkg/apis/core/validation/validation.go`. Sources of clouds and of storage
-//! systems are only counted: at most one source per volume.
+//! Port of the volume part of `pkg/apis/core/validation/validation.go`: here the list, the sources that
+//! pods use most and paths; the sources of storage systems are in [`storage`], projections in
+//! [`projected`].
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 
-use super::container::{field_ref, resource_ref};
+use super::claims;
+use super::container::PULL_POLICIES;
+use super::environment::{field_ref, resource_ref};
+use super::options::{Options, Spec, fails};
 use crate::doc::Value;
 use crate::quantity::Quantity;
-use crate::validate::names::dns_label;
+use crate::validate::names::{dns_label, dns_subdomain, in_range};
 use crate::validate::path::{Errors, Path};
 
-/// The names of the valid volumes.
-pub(super) type VolumeNames<'v> = HashSet<&'v str>;
+mod projected;
+mod storage;
+
+pub(super) use projected::{has_foreign_token_paths, no_tokens};
 
 const VOLUME_FIELDS: [&str; 5] = [
     "metadata.annotations",
@@ -32,63 +38,159 @@ const HOST_PATH_TYPES: [&str; 8] = [
     "Socket",
 ];
 const MODE_DETAIL: &str = "must be a number between 0 and 0777 (octal), both inclusive";
-/// A token's life, in seconds.
-const MIN_TOKEN_SECONDS: i64 = 600;
-const MAX_TOKEN_SECONDS: i64 = 1 << 32;
+const STICKY_MODE_DETAIL: &str = "must be a number between 0 and 01777 (octal), both inclusive";
+/// The largest id of a user.
+const MAX_ID: i64 = i32::MAX as i64;
 
-/// Validates volumes; the names of the valid ones are what mounts may refer to.
-pub(super) fn volumes<'v>(
-    list: &'v [Value<'_>],
+/// The sources in upstream's order, with the name upstream uses when a second one is refused.
+const SOURCES: [(&str, &str); 30] = [
+    ("emptyDir", "emptyDir"),
+    ("hostPath", "hostPath"),
+    ("gitRepo", "gitRepo"),
+    ("gcePersistentDisk", "gcePersistentDisk"),
+    ("awsElasticBlockStore", "awsElasticBlockStore"),
+    ("secret", "secret"),
+    ("nfs", "nfs"),
+    ("iscsi", "iscsi"),
+    ("glusterfs", "glusterfs"),
+    ("flocker", "flocker"),
+    ("persistentVolumeClaim", "persistentVolumeClaim"),
+    ("rbd", "rbd"),
+    ("cinder", "cinder"),
+    ("cephfs", "cephFS"),
+    ("quobyte", "quobyte"),
+    ("downwardAPI", "downwarAPI"),
+    ("fc", "fc"),
+    ("flexVolume", "flexVolume"),
+    ("configMap", "configMap"),
+    ("azureFile", "azureFile"),
+    ("vsphereVolume", "vsphereVolume"),
+    ("photonPersistentDisk", "photonPersistentDisk"),
+    ("portworxVolume", "portworxVolume"),
+    ("azureDisk", "azureDisk"),
+    ("storageos", "storageos"),
+    ("projected", "projected"),
+    ("scaleIO", "scaleIO"),
+    ("csi", "csi"),
+    ("ephemeral", "ephemeral"),
+    ("image", "image"),
+];
+
+/// Validates volumes; what comes back are the valid ones: mounts may refer to those.
+pub(super) fn volumes<'s, 'a>(
+    known: &Spec<'s, 'a>,
     path: &Path<'_>,
     errors: &mut Errors,
-) -> VolumeNames<'v> {
-    let mut names = HashSet::new();
+) -> HashMap<&'s str, &'s Value<'a>> {
+    let list = known.spec.list_of("volumes");
+    let name = |volume: &Value<'a>| volume.str_of("name").unwrap_or_default();
+    let created = |claim: &str| {
+        !known.pod_name.is_empty()
+            && list.iter().any(|v| {
+                v.get("ephemeral").is_some() && format!("{}-{}", known.pod_name, name(v)) == claim
+            })
+    };
+    let mut valid = HashMap::new();
     for (i, volume) in list.iter().enumerate() {
         let at = path.index(i);
         let before = errors.0.len();
-        source(volume, &at, errors);
-        let name = volume.str_of("name").unwrap_or_default();
-        errors.named(&at.child("name"), Some(name), dns_label);
-        if names.contains(name) {
-            errors.duplicate(&at.child("name"), name);
+        source(known, volume, &at, errors);
+        errors.named(&at.child("name"), Some(name(volume)), dns_label);
+        if valid.contains_key(name(volume)) {
+            errors.duplicate(&at.child("name"), name(volume));
         }
         if errors.0.len() == before {
-            names.insert(name);
+            valid.insert(name(volume), volume);
+        }
+        let claim = volume
+            .at(&["persistentVolumeClaim", "claimName"])
+            .and_then(Value::as_str);
+        if let Some(claim) = claim.filter(|claim| created(claim)) {
+            let at = at.child("persistentVolumeClaim");
+            let detail = "must not reference a PVC that gets created for an ephemeral volume";
+            errors.invalid(&at.child("claimName"), claim, detail);
         }
     }
-    names
+    valid
 }
 
-fn source(volume: &Value<'_>, at: &Path<'_>, errors: &mut Errors) {
-    let Some(object) = volume.as_object() else {
-        return;
-    };
+fn source(known: &Spec<'_, '_>, volume: &Value<'_>, at: &Path<'_>, errors: &mut Errors) {
     let mut found = false;
-    for (kind, source) in object.iter().filter(|(key, _)| *key != "name") {
-        let path = at.child(kind);
-        if found {
-            errors.forbidden(&path, "may not specify more than 1 volume type");
+    for (kind, refused_as) in SOURCES {
+        let Some(source) = volume.get(kind) else {
             continue;
-        }
-        found = true;
-        match kind {
-            "emptyDir" => empty_dir(source, &path, errors),
-            "hostPath" => host_path(source, &path, errors),
-            "secret" => keyed(source, "secretName", &path, errors),
-            "configMap" => keyed(source, "name", &path, errors),
-            "downwardAPI" => {
-                mode(source, "defaultMode", &path, errors);
-                for file in source.list_of("items") {
-                    downward_file(file, &path, errors);
-                }
+        };
+        if found {
+            errors.forbidden(
+                &at.child(refused_as),
+                "may not specify more than 1 volume type",
+            );
+        } else {
+            found = true;
+            one_source(known, kind, source, &at.child(kind), errors);
+            if kind == "ephemeral" {
+                claim_name(known, volume, at, errors);
             }
-            "projected" => projected(source, &path, errors),
-            "persistentVolumeClaim" => require(source, "claimName", &path, errors),
-            _ => {}
+        }
+        if kind == "iscsi" {
+            storage::iscsi_name(volume, source, at, errors);
         }
     }
     if !found {
         errors.required(at, "must specify a volume type");
+    }
+}
+
+fn one_source(
+    known: &Spec<'_, '_>,
+    kind: &str,
+    source: &Value<'_>,
+    path: &Path<'_>,
+    errors: &mut Errors,
+) {
+    match kind {
+        "emptyDir" => empty_dir(source, path, errors),
+        "hostPath" => host_path(source, path, errors),
+        "secret" => keyed(source, "secretName", path, errors),
+        "configMap" => keyed(source, "name", path, errors),
+        "downwardAPI" => {
+            mode(source, "defaultMode", path, errors);
+            user(source, "defaultUser", path, errors);
+            for file in source.list_of("items") {
+                downward_file(file, path, errors);
+            }
+        }
+        "projected" => {
+            mode(source, "defaultMode", path, errors);
+            user(source, "defaultUser", path, errors);
+            projected::sources(known, source, path, errors);
+        }
+        "persistentVolumeClaim" => require(source, "claimName", path, errors),
+        "ephemeral" => match source.get("volumeClaimTemplate") {
+            None => errors.required(&path.child("volumeClaimTemplate"), ""),
+            Some(template) => {
+                claims::template(template, &path.child("volumeClaimTemplate"), errors);
+            }
+        },
+        "image" => image(source, known.options, path, errors),
+        _ => storage::source(kind, source, path, errors),
+    }
+}
+
+/// The claim made for an ephemeral volume is named after the pod and the volume.
+fn claim_name(known: &Spec<'_, '_>, volume: &Value<'_>, at: &Path<'_>, errors: &mut Errors) {
+    let name = volume.str_of("name").unwrap_or_default();
+    if known.pod_name.is_empty() || name.is_empty() {
+        return;
+    }
+    let claim = format!("{}-{name}", known.pod_name);
+    for problem in dns_subdomain(&claim) {
+        let shown = crate::status::quote(&claim);
+        errors.invalid(
+            &at.child("name"),
+            name,
+            format!("PVC name {shown}: {problem}"),
+        );
     }
 }
 
@@ -104,6 +206,12 @@ fn mode(source: &Value<'_>, field: &str, path: &Path<'_>, errors: &mut Errors) {
     }
 }
 
+fn user(source: &Value<'_>, field: &str, path: &Path<'_>, errors: &mut Errors) {
+    if let Some(id) = source.int_of(field) {
+        errors.each_number(&path.child(field), id, in_range(id, 0, MAX_ID));
+    }
+}
+
 fn empty_dir(source: &Value<'_>, path: &Path<'_>, errors: &mut Errors) {
     let limit = source
         .str_of("sizeLimit")
@@ -111,6 +219,9 @@ fn empty_dir(source: &Value<'_>, path: &Path<'_>, errors: &mut Errors) {
     if limit.is_some_and(|q| q.sign() < 0) {
         let detail = "SizeLimit field must be a valid resource quantity";
         errors.forbidden(&path.child("sizeLimit"), detail);
+    }
+    if let Some(mode) = source.int_of("mode").filter(|m| !(0..=0o1777).contains(m)) {
+        errors.invalid_number(&path.child("mode"), mode, STICKY_MODE_DETAIL);
     }
 }
 
@@ -128,25 +239,39 @@ fn host_path(source: &Value<'_>, path: &Path<'_>, errors: &mut Errors) {
     );
 }
 
+fn image(source: &Value<'_>, options: &Options, path: &Path<'_>, errors: &mut Errors) {
+    if !options.empty_image_references {
+        require(source, "reference", path, errors);
+    }
+    let policy = source.str_of("pullPolicy");
+    errors.one_of(&path.child("pullPolicy"), policy, &PULL_POLICIES, true);
+}
+
 /// A secret or config map.
 fn keyed(source: &Value<'_>, name: &str, path: &Path<'_>, errors: &mut Errors) {
     require(source, name, path, errors);
     mode(source, "defaultMode", path, errors);
-    items(source, path, errors);
+    user(source, "defaultUser", path, errors);
+    items(source, path, errors, |_, _| {});
 }
 
-fn items(source: &Value<'_>, path: &Path<'_>, errors: &mut Errors) {
+/// Keys and the paths they are written to; `visit` sees each path after its own checks.
+fn items<'v>(
+    source: &'v Value<'_>,
+    path: &Path<'_>,
+    errors: &mut Errors,
+    mut visit: impl FnMut(&'v str, &mut Errors),
+) {
     let list = path.child("items");
     for (i, item) in source.list_of("items").iter().enumerate() {
         let at = list.index(i);
         require(item, "key", &at, errors);
         require(item, "path", &at, errors);
-        non_reserved(
-            item.str_of("path").unwrap_or_default(),
-            &at.child("path"),
-            errors,
-        );
+        let target = item.str_of("path").unwrap_or_default();
+        non_reserved(target, &at.child("path"), errors);
         mode(item, "mode", &at, errors);
+        user(item, "user", &at, errors);
+        visit(target, errors);
     }
 }
 
@@ -173,74 +298,11 @@ fn downward_file(file: &Value<'_>, path: &Path<'_>, errors: &mut Errors) {
         }
     }
     mode(file, "mode", path, errors);
+    user(file, "user", path, errors);
 }
 
-fn projected(source: &Value<'_>, path: &Path<'_>, errors: &mut Errors) {
-    mode(source, "defaultMode", path, errors);
-    let list = path.child("sources");
-    for (i, source) in source.list_of("sources").iter().enumerate() {
-        let at = list.index(i);
-        for kind in ["secret", "configMap"] {
-            let Some(keyed) = source.get(kind) else {
-                continue;
-            };
-            let at = at.child(kind);
-            require(keyed, "name", &at, errors);
-            items(keyed, &at, errors);
-        }
-        if let Some(downward) = source.get("downwardAPI") {
-            let at = at.child("downwardAPI");
-            for file in downward.list_of("items") {
-                downward_file(file, &at, errors);
-            }
-        }
-        if let Some(token) = source.get("serviceAccountToken") {
-            let seconds_at = at.child("serviceAccountToken");
-            let seconds_at = seconds_at.child("expirationSeconds");
-            match token.int_of("expirationSeconds") {
-                None => errors.required(&seconds_at, ""),
-                Some(s) if s < MIN_TOKEN_SECONDS => {
-                    let detail = "may not specify a duration less than 10 minutes";
-                    errors.invalid_number(&seconds_at, s, detail);
-                }
-                Some(s) if s > MAX_TOKEN_SECONDS => {
-                    let detail = "may not specify a duration larger than 2^32 seconds";
-                    errors.invalid_number(&seconds_at, s, detail);
-                }
-                Some(_) => {}
-            }
-            match token.str_of("path").unwrap_or_default() {
-                "" => errors.required(&path.child("path"), ""),
-                text => non_reserved(text, &path.child("path"), errors),
-            }
-        }
-        if source.as_object().is_some_and(|o| o.len() > 1) {
-            errors.forbidden(&at, "may not specify more than 1 volume type per source");
-        }
-    }
-}
-
-/// Tokens need a service account.
-pub(super) fn no_tokens(spec: &Value<'_>, path: &Path<'_>, errors: &mut Errors) {
-    let volumes = path.child("volumes");
-    for (v, volume) in spec.list_of("volumes").iter().enumerate() {
-        let Some(projected) = volume.get("projected") else {
-            continue;
-        };
-        for (s, source) in projected.list_of("sources").iter().enumerate() {
-            if source.get("serviceAccountToken").is_some() {
-                let at = volumes.index(v);
-                let at = at.child("projected");
-                let at = at.child("sources");
-                let at = at.index(s);
-                let detail = "must not be specified when serviceAccountName is not set";
-                errors.forbidden(&at.child("serviceAccountToken"), detail);
-            }
-        }
-    }
-}
-
-fn no_backsteps(target: &str, path: &Path<'_>, errors: &mut Errors) {
+/// A path that does not go up.
+pub(super) fn no_backsteps(target: &str, path: &Path<'_>, errors: &mut Errors) {
     if target.split('/').any(|part| part == "..") {
         errors.invalid(path, target, "must not contain '..'");
     }
@@ -260,4 +322,9 @@ fn non_reserved(target: &str, path: &Path<'_>, errors: &mut Errors) {
     if target.starts_with("..") && !target.starts_with("../") {
         errors.invalid(path, target, "must not start with '..'");
     }
+}
+
+/// Whether a path breaks the rule for files in volumes.
+fn is_reserved(target: &str) -> bool {
+    fails(|path, errors| non_reserved(target, path, errors))
 }

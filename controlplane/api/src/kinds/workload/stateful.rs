@@ -5,7 +5,7 @@
 use bumpalo::Bump;
 
 use super::validate::{
-    always_running, at_most_all, int_or_percent, matches_template, required_selector,
+    always_running, at_most_all, int_or_percent, matches_template, old_template, required_selector,
 };
 use crate::doc::{Doc, List, Object, Value};
 use crate::kinds::pod;
@@ -15,9 +15,8 @@ use crate::validate::names::{dns_label, percent};
 use crate::validate::path::{Errors, Path};
 
 /// A StatefulSet's spec.
-pub(crate) fn stateful_set(doc: &Doc<'_>, errors: &mut Errors) {
-    let empty = Value::Null;
-    let spec = doc.get(&["spec"]).unwrap_or(&empty);
+pub(crate) fn stateful_set(doc: &Doc<'_>, old: Option<&Doc<'_>>, errors: &mut Errors) {
+    let spec = doc.get(&["spec"]).unwrap_or(&Value::Null);
     let path = Path::new("spec");
     management_policy(spec, &path, errors);
     update_strategy(spec, &path, errors);
@@ -41,7 +40,7 @@ pub(crate) fn stateful_set(doc: &Doc<'_>, errors: &mut Errors) {
     }
     let empty = "empty selector is invalid for statefulset";
     required_selector(spec.get("selector"), &path.child("selector"), empty, errors);
-    template(doc, spec, &path, errors);
+    template(doc, old_template(old), &path, errors);
 }
 
 fn management_policy(spec: &Value<'_>, path: &Path<'_>, errors: &mut Errors) {
@@ -91,7 +90,8 @@ fn max_unavailable(most: Option<&Value<'_>>, at: &Path<'_>, errors: &mut Errors)
 
 /// The template, as the controller will use it: hostname and subdomain are its own, and the claims are
 /// volumes too.
-fn template(doc: &Doc<'_>, spec: &Value<'_>, path: &Path<'_>, errors: &mut Errors) {
+fn template(doc: &Doc<'_>, old: &Value<'_>, path: &Path<'_>, errors: &mut Errors) {
+    let spec = doc.get(&["spec"]).unwrap_or(&Value::Null);
     let arena = Bump::new();
     let at = path.child("template");
     let mut template = spec
@@ -113,7 +113,7 @@ fn template(doc: &Doc<'_>, spec: &Value<'_>, path: &Path<'_>, errors: &mut Error
         }
         Ok(selector) => {
             matches_template(&selector, template, &at, errors);
-            pod::validate::template(template, &at, errors);
+            pod::validate::template(template, old, &at, errors);
         }
     }
     always_running(template, &at, "StatefulSet", errors);

@@ -7,16 +7,21 @@
 use crate::doc::{Doc, Object, Value};
 use crate::kinds::pod;
 use crate::selector::LabelSelector;
-use crate::validate::meta::{immutable, label_selector};
+use crate::validate::meta::{Selectors, immutable, label_selector};
 use crate::validate::names::percent;
 use crate::validate::path::{Errors, Path};
 
+/// The stored template of an update, null for new objects.
+pub(crate) fn old_template<'v, 'a>(old: Option<&'v Doc<'a>>) -> &'v Value<'a> {
+    old.and_then(|old| old.get(&["spec", "template"]))
+        .unwrap_or(&Value::Null)
+}
+
 /// A Deployment's spec.
-pub(crate) fn deployment(doc: &Doc<'_>, errors: &mut Errors) {
-    let empty = Value::Null;
-    let spec = doc.get(&["spec"]).unwrap_or(&empty);
+pub(crate) fn deployment(doc: &Doc<'_>, old: Option<&Doc<'_>>, errors: &mut Errors) {
+    let spec = doc.get(&["spec"]).unwrap_or(&Value::Null);
     let path = Path::new("spec");
-    replicas_and_template(spec, &path, errors);
+    replicas_and_template(spec, old_template(old), &path, errors);
     deployment_strategy(spec, &path, errors);
     for field in [
         "minReadySeconds",
@@ -36,11 +41,10 @@ pub(crate) fn deployment(doc: &Doc<'_>, errors: &mut Errors) {
 }
 
 /// A ReplicaSet's spec.
-pub(crate) fn replica_set(doc: &Doc<'_>, errors: &mut Errors) {
-    let empty = Value::Null;
-    let spec = doc.get(&["spec"]).unwrap_or(&empty);
+pub(crate) fn replica_set(doc: &Doc<'_>, old: Option<&Doc<'_>>, errors: &mut Errors) {
+    let spec = doc.get(&["spec"]).unwrap_or(&Value::Null);
     let path = Path::new("spec");
-    replicas_and_template(spec, &path, errors);
+    replicas_and_template(spec, old_template(old), &path, errors);
     errors.non_negative(
         &path.child("minReadySeconds"),
         spec.int_of("minReadySeconds"),
@@ -49,9 +53,8 @@ pub(crate) fn replica_set(doc: &Doc<'_>, errors: &mut Errors) {
 
 /// A ReplicationController's spec. A selector that the template does not match would make pods without
 /// end.
-pub(crate) fn replication_controller(doc: &Doc<'_>, errors: &mut Errors) {
-    let empty = Value::Null;
-    let spec = doc.get(&["spec"]).unwrap_or(&empty);
+pub(crate) fn replication_controller(doc: &Doc<'_>, old: Option<&Doc<'_>>, errors: &mut Errors) {
+    let spec = doc.get(&["spec"]).unwrap_or(&Value::Null);
     let path = Path::new("spec");
     for field in ["minReadySeconds", "replicas"] {
         errors.non_negative(&path.child(field), spec.int_of(field));
@@ -75,16 +78,19 @@ pub(crate) fn replication_controller(doc: &Doc<'_>, errors: &mut Errors) {
         let detail = "`selector` does not match template `labels`";
         errors.invalid_value(&metadata.child("labels"), labels, detail);
     }
-    pod::validate::template(Some(template), &at, errors);
+    pod::validate::template(Some(template), old_template(old), &at, errors);
     always_running(Some(template), &at, "ReplicationController", errors);
 }
 
 /// A PodTemplate.
-pub(crate) fn pod_template(doc: &Doc<'_>, errors: &mut Errors) {
-    pod::validate::template(doc.get(&["template"]), &Path::new("template"), errors);
+pub(crate) fn pod_template(doc: &Doc<'_>, old: Option<&Doc<'_>>, errors: &mut Errors) {
+    let old = old
+        .and_then(|old| old.get(&["template"]))
+        .unwrap_or(&Value::Null);
+    pod::validate::template(doc.get(&["template"]), old, &Path::new("template"), errors);
 }
 
-fn replicas_and_template(spec: &Value<'_>, path: &Path<'_>, errors: &mut Errors) {
+fn replicas_and_template(spec: &Value<'_>, old: &Value<'_>, path: &Path<'_>, errors: &mut Errors) {
     errors.non_negative(&path.child("replicas"), spec.int_of("replicas"));
     let at = path.child("selector");
     let selector = spec.get("selector");
@@ -99,7 +105,7 @@ fn replicas_and_template(spec: &Value<'_>, path: &Path<'_>, errors: &mut Errors)
         }
         Ok(parsed) => matches_template(&parsed, template, &template_at, errors),
     }
-    pod::validate::template(template, &template_at, errors);
+    pod::validate::template(template, old, &template_at, errors);
     always_running(template, &template_at, "ReplicaSet", errors);
 }
 
@@ -113,7 +119,7 @@ pub(crate) fn required_selector(
     match selector {
         None => errors.required(path, ""),
         Some(value) => {
-            label_selector(selector, path, errors);
+            label_selector(selector, Selectors::Strict, path, errors);
             if is_empty_selector(value) {
                 errors.invalid_value(path, selector, empty);
             }
@@ -226,13 +232,13 @@ pub(crate) fn at_most_all(value: Option<&Value<'_>>, path: &Path<'_>, errors: &m
 }
 
 /// A DaemonSet's spec.
-pub(crate) fn daemon_set(doc: &Doc<'_>, errors: &mut Errors) {
-    let empty = Value::Null;
-    let spec = doc.get(&["spec"]).unwrap_or(&empty);
+pub(crate) fn daemon_set(doc: &Doc<'_>, old: Option<&Doc<'_>>, errors: &mut Errors) {
+    let spec = doc.get(&["spec"]).unwrap_or(&Value::Null);
+    let old = old_template(old);
     let path = Path::new("spec");
     let at = path.child("selector");
     let (selector, template) = (spec.get("selector"), spec.get("template"));
-    label_selector(selector, &at, errors);
+    label_selector(selector, pod::options::selectors(old), &at, errors);
     let template_at = path.child("template");
     if let Ok(parsed) = LabelSelector::from_value(selector) {
         matches_template(&parsed, template, &template_at, errors);
@@ -240,7 +246,7 @@ pub(crate) fn daemon_set(doc: &Doc<'_>, errors: &mut Errors) {
     if selector.is_some_and(is_empty_selector) {
         errors.invalid_value(&at, selector, "empty selector is invalid for daemonset");
     }
-    pod::validate::template(template, &template_at, errors);
+    pod::validate::template(template, old, &template_at, errors);
     always_running(template, &template_at, "DaemonSet", errors);
     for field in ["minReadySeconds", "revisionHistoryLimit"] {
         errors.non_negative(&path.child(field), spec.int_of(field));
