@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::time::Duration;
 
-use super::observed::{Container, Observed, POD_UID, Sandbox, State, state_of};
+use super::observed::{Container, Observed, POD_UID, Sandbox, State};
 use crate::cri::messages as m;
 use crate::cri::{Client, Error};
 use crate::serve::logs;
@@ -60,7 +60,7 @@ pub async fn observe(runtime: &Client, uid: &str, exited: &mut Exited) -> Result
 async fn one(runtime: &Client, listed: &m::Container) -> Result<Container, Error> {
     let mut container = Container::from(&runtime.container_status(&listed.id).await?);
     container.sandbox = listed.pod_sandbox_id.clone();
-    if state_of(listed.state) == State::Exited && container.state == State::Exited {
+    if container.state == State::Exited {
         let message = termination_message(&container).await;
         container.message = match (message, container.message.is_empty()) {
             (Some(text), _) => text,

@@ -285,7 +285,9 @@ fn state(
         State::Unknown if was_running => {
             unknown_end("The container could not be located when the pod was terminated")
         }
-        State::Created | State::Unknown => waiting(None),
+        // Not worth a state of its own: it is started at once.
+        State::Created => waiting(Some(&not_begun(input.pod))),
+        State::Unknown => waiting(None),
     }
 }
 
@@ -321,6 +323,19 @@ fn waiting(why: Option<&Waiting>) -> ContainerState {
     }
 }
 
+/// Why a container that was never started waits.
+fn not_begun(pod: &Pod) -> Waiting {
+    let reason = if spec::init_containers(pod).is_empty() {
+        "ContainerCreating"
+    } else {
+        "PodInitializing"
+    };
+    Waiting {
+        reason: reason.to_owned(),
+        message: String::new(),
+    }
+}
+
 /// The runtime has no container of that name: it was never made, or its remains are gone.
 fn without_container(
     input: Input<'_>,
@@ -333,16 +348,7 @@ fn without_container(
     {
         return old.clone();
     }
-    let has_init = !spec::init_containers(pod).is_empty();
-    let reason = if has_init {
-        "PodInitializing"
-    } else {
-        "ContainerCreating"
-    };
-    let default = Waiting {
-        reason: reason.to_owned(),
-        message: String::new(),
-    };
+    let default = not_begun(pod);
     let mut status = ContainerStatus {
         name: container.name.clone(),
         image: container.image.clone().unwrap_or_default(),

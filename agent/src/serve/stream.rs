@@ -5,7 +5,7 @@
 //! |---|---|
 //! | SPDY/3.1 (older clients) | bytes are copied |
 //! | WebSocket `SPDY/3.1+portforward.k8s.io` | the SPDY bytes inside its messages are copied |
-//! | WebSocket `v5.channel.k8s.io`, `v4.channel.k8s.io` | channels become SPDY streams (`channels`) |
+//! | WebSocket `v5.channel.k8s.io`, `v4.channel.k8s.io`, `channel.k8s.io` | channels become SPDY streams (`channels`) |
 
 use http::header::{
     CONNECTION, HOST, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, UPGRADE,
@@ -35,6 +35,8 @@ const SPDY: &str = "SPDY/3.1";
 const STREAM_PROTOCOL: &str = "x-stream-protocol-version";
 const V5: &str = "v5.channel.k8s.io";
 const V4: &str = "v4.channel.k8s.io";
+/// The first one: nothing is said about a command that ended well, else a line of text.
+const V1: &str = "channel.k8s.io";
 const PORT_FORWARD: &str = "portforward.k8s.io";
 const TUNNEL: &str = "SPDY/3.1+portforward.k8s.io";
 
@@ -188,7 +190,9 @@ async fn remote_command(
         }
         Client::WebSocket { key, offers } => {
             let protocol = channel_protocol(&offers)?;
-            let (runtime, _) = connect(url, &[V4]).await?;
+            // The runtime says how the command ended as the protocol wants it.
+            let status = if protocol == V1 { V1 } else { V4 };
+            let (runtime, _) = connect(url, &[status]).await?;
             let closes = protocol == V5;
             accept(upgrade, &key, protocol, move |socket| {
                 channels::remote_command(socket, runtime, wanted, closes)
@@ -240,7 +244,7 @@ fn client_of(request: &Request<Incoming>) -> Result<Client, Refusal> {
 }
 
 fn channel_protocol(offers: &[String]) -> Result<&'static str, Refusal> {
-    [V5, V4]
+    [V5, V4, V1]
         .into_iter()
         .find(|known| offers.iter().any(|offer| offer == known))
         .ok_or_else(|| Refusal::bad(format!("no known WebSocket subprotocol among {offers:?}")))

@@ -111,7 +111,8 @@ pub fn prepare_update<'a>(resource: &Resource, new: &mut Doc<'a>, old: &Doc<'a>,
         copy(new, old, &segments);
     }
     prepare_kind_update(resource, new, old, part);
-    if has_generation(resource) && part == Part::Main && generation_changes(resource, new, old) {
+    if has_generation(resource) && orders(resource, part) && generation_changes(resource, new, old)
+    {
         new.set_int(&["metadata", "generation"], old.generation() + 1);
     }
     keep_system_fields(new, old);
@@ -163,6 +164,12 @@ fn keep_system_fields<'a>(new: &mut Doc<'a>, old: &Doc<'a>) {
 
 fn has_generation(resource: &Resource) -> bool {
     resource.strategy.generation || GENERATION_UNSEEN.contains(&resource.plural)
+}
+
+/// Whether the desired state is written there.
+fn orders(resource: &Resource, part: Part<'_>) -> bool {
+    let of_pods = ["ephemeralcontainers", "resize"].map(Part::Subresource);
+    part == Part::Main || (resource.kind == "Pod" && of_pods.contains(&part))
 }
 
 /// Whether the desired state differs.

@@ -157,10 +157,12 @@ fn waiting_reasons_depend_on_the_stage_and_on_failures() {
         state.waiting.unwrap().reason.unwrap()
     };
     assert_eq!(reason(&run(&plain, &observed(vec![]))), "ContainerCreating");
-    assert_eq!(
-        reason(&run(&with_init, &observed(vec![]))),
-        "PodInitializing"
-    );
+    for there in [vec![], vec![seen("c", State::Created, 0, 1)]] {
+        assert_eq!(
+            reason(&run(&with_init, &observed(there))),
+            "PodInitializing"
+        );
+    }
     let why = Waiting {
         reason: "CrashLoopBackOff".to_owned(),
         message: "m".to_owned(),

@@ -15,12 +15,16 @@ const MIRROR: &str = "kubernetes.io/config.mirror";
 const TOKEN_SECONDS: i64 = 3607;
 /// Seconds a pod stays on a node that is not ready or unreachable.
 const TOLERATION_SECONDS: i64 = 300;
+
+/// Of new pods; tolerations also of changed ones.
 pub fn mutate(admission: &Admission<'_>, doc: &mut Doc<'_>) -> Result<(), Status> {
     if admission.is_create() {
         limits::fill_in(admission, doc)?;
         service_account(admission, doc)?;
         priority::resolve(admission, doc)?;
-        default_toleration_seconds(doc);
+    }
+    default_toleration_seconds(doc);
+    if admission.is_create() {
         runtime_class::mutate(admission, doc)?;
     }
     Ok(())

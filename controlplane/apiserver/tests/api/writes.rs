@@ -248,6 +248,28 @@ async fn a_pod_gets_its_account_token_and_tolerations() {
 }
 
 #[tokio::test]
+async fn default_tolerations_come_back_and_every_order_counts_as_a_generation() {
+    let harness = Harness::with_account().await;
+    let mut changed = harness.create(PODS, &pod("p")).await;
+    assert_eq!(changed["metadata"]["generation"], 1);
+    let uri = format!("{PODS}/p");
+    changed["spec"]["tolerations"] = json!([{"key": "k", "operator": "Exists"}]);
+    let reply = harness.put(&uri, &changed).await;
+    assert_eq!(reply.code, 200, "{}", reply.text);
+    let updated = reply.json();
+    assert_eq!(updated["spec"]["tolerations"].as_array().unwrap().len(), 3);
+    assert_eq!(updated["metadata"]["generation"], 2);
+
+    let debug = json!({"spec": {"ephemeralContainers": [{"name": "debug", "image": "i"}]}});
+    let containers = format!("{uri}/ephemeralcontainers");
+    let reply = harness
+        .patch(&containers, "strategic-merge-patch", &debug)
+        .await;
+    assert_eq!(reply.code, 200, "{}", reply.text);
+    assert_eq!(reply.json()["metadata"]["generation"], 3);
+}
+
+#[tokio::test]
 async fn pods_are_bound_once_and_end_gracefully() {
     let harness = Harness::with_account().await;
     harness.create(PODS, &pod("p")).await;
