@@ -43,7 +43,7 @@ type Pair struct {
 // patience is how long a server may take to be ready, and a request to be answered.
 const patience = 90 * time.Second
 
-// notContacted is published as upstream's address; nothing is ever sent there (RFC 5737).
+// notContacted is published as the address of both; nothing is ever sent there (RFC 5737).
 const notContacted = "192.0.2.1"
 
 const services = "10.96.0.0/16"
@@ -150,7 +150,7 @@ func (p *Pair) startOurs(program, folder string, port int) error {
 	p.Ours = &Server{Name: "ours", URL: loopback("https", port)}
 	return p.start(folder, "windlass", program, "--log", "info", "server", "--disable-agent",
 		"--disable-controllers", "--data-dir", data, "--bind-address", "127.0.0.1",
-		"--secure-port", fmt.Sprint(port), "--advertise-address", "127.0.0.1",
+		"--secure-port", fmt.Sprint(port), "--advertise-address", notContacted, "--tls-san", "127.0.0.1",
 		"--node-name", "oracle", "--node-ip", "127.0.0.1", "--service-cidr", services)
 }
 
