@@ -67,6 +67,7 @@ impl Cluster {
             cluster_cidrs: vec!["10.244.0.0/16".parse().unwrap()],
             cluster_dns: vec!["10.96.0.10".parse().unwrap()],
             cluster_domain: "cluster.local".to_owned(),
+            controllers: true,
         };
         let running = controlplane::start(config, shutdown.clone()).await.unwrap();
         let client = running.admin();

@@ -124,16 +124,7 @@ impl Machine {
     pub fn clear(&mut self) {
         let Self::Kernel(machine) = self else { return };
         let maps = &mut machine.maps;
-        for family in [clear_family::<V4>, clear_family::<V6>] {
-            family(maps);
-        }
-        clear_table::<EpTable>(maps);
-        clear_table::<EpochTable>(maps);
-        clear_table::<SvcTable>(maps);
-        clear_table::<SlotTable>(maps);
-        clear_table::<LiveTable>(maps);
-        clear_table::<PolTable>(maps);
-        clear_table::<PolxTable>(maps);
+        super::world::empty(maps);
         machine.before = maps.counts().expect("counts");
     }
 
@@ -151,25 +142,6 @@ fn packets(counts: &[(Hook, Outcome, Count)], hook: Hook, outcome: Outcome) -> u
         .iter()
         .find(|(at, what, _)| (*at, *what) == (hook, outcome));
     found.map_or(0, |(_, _, count)| count.packets)
-}
-
-fn clear_family<A: Family>(maps: &mut MapSet) {
-    clear_table::<IpTable<A>>(maps);
-    clear_table::<FeTable<A>>(maps);
-    clear_table::<BeTable<A>>(maps);
-    clear_table::<NetTable<A>>(maps);
-    clear_table::<PeerTable<A>>(maps);
-    clear_table::<RevTable<A>>(maps);
-    clear_table::<AffTable<A>>(maps);
-    clear_table::<FragTable<A>>(maps);
-    clear_table::<CtTcpTable<A>>(maps);
-    clear_table::<CtAnyTable<A>>(maps);
-}
-
-fn clear_table<T: Table>(maps: &mut MapSet) {
-    for (key, _) in maps.entries::<T>().expect("entries") {
-        maps.remove::<T>(&key).expect("removed");
-    }
 }
 
 impl InKernel {
@@ -306,6 +278,13 @@ struct Skb<'a> {
 impl Skb<'_> {
     fn row<T: Table>(&self, key: &T::Key) -> Option<T::Value> {
         self.maps.borrow().get::<T>(key).expect("in memory")
+    }
+
+    fn note<T: Table>(&self, key: &T::Key, value: &T::Value) {
+        self.maps
+            .borrow_mut()
+            .put::<T>(key, value)
+            .expect("in memory");
     }
 
     fn ct<A: Family>(&self, key: &CtKey<A>) -> Option<CtValue<A>> {
@@ -474,10 +453,7 @@ impl<A: Family> Kernel<A> for Skb<'_> {
     }
 
     fn note_affinity(&self, key: &AffKey<A>, value: &AffValue) {
-        self.maps
-            .borrow_mut()
-            .put::<AffTable<A>>(key, value)
-            .expect("in memory");
+        self.note::<AffTable<A>>(key, value);
     }
 
     fn fragment(&self, key: &FragKey<A>) -> Option<FragValue> {
@@ -485,10 +461,7 @@ impl<A: Family> Kernel<A> for Skb<'_> {
     }
 
     fn note_fragment(&self, key: &FragKey<A>, value: &FragValue) {
-        self.maps
-            .borrow_mut()
-            .put::<FragTable<A>>(key, value)
-            .expect("in memory");
+        self.note::<FragTable<A>>(key, value);
     }
 
     fn reversed(&self, backend: &FeKey<A>) -> Option<RevValue<A>> {
@@ -496,10 +469,7 @@ impl<A: Family> Kernel<A> for Skb<'_> {
     }
 
     fn note_reversed(&mut self, backend: &FeKey<A>, value: &RevValue<A>) {
-        self.maps
-            .borrow_mut()
-            .put::<RevTable<A>>(backend, value)
-            .expect("in memory");
+        self.note::<RevTable<A>>(backend, value);
     }
 
     fn net(&self, addr: &A) -> Option<NetValue> {

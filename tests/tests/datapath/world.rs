@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use abi::*;
 use agent::net::maps::*;
+use programs::packet::Family;
 use programs::reject::Answer;
 
 use crate::machine::{Arrival, Machine, Way};
@@ -472,5 +473,37 @@ impl<A: Sample> World<A> {
         };
         machine.run(&arrival, 100_000);
         machine.nanos
+    }
+}
+
+/// Takes every row out that a case may have left.
+pub fn empty(maps: &mut MapSet) {
+    empty_family::<V4>(maps);
+    empty_family::<V6>(maps);
+    empty_table::<EpTable>(maps);
+    empty_table::<EpochTable>(maps);
+    empty_table::<SvcTable>(maps);
+    empty_table::<SlotTable>(maps);
+    empty_table::<LiveTable>(maps);
+    empty_table::<PolTable>(maps);
+    empty_table::<PolxTable>(maps);
+}
+
+fn empty_family<A: Family>(maps: &mut MapSet) {
+    empty_table::<IpTable<A>>(maps);
+    empty_table::<FeTable<A>>(maps);
+    empty_table::<BeTable<A>>(maps);
+    empty_table::<NetTable<A>>(maps);
+    empty_table::<PeerTable<A>>(maps);
+    empty_table::<RevTable<A>>(maps);
+    empty_table::<AffTable<A>>(maps);
+    empty_table::<FragTable<A>>(maps);
+    empty_table::<CtTcpTable<A>>(maps);
+    empty_table::<CtAnyTable<A>>(maps);
+}
+
+fn empty_table<T: Table>(maps: &mut MapSet) {
+    for (key, _) in maps.entries::<T>().expect("entries") {
+        maps.remove::<T>(&key).expect("removed");
     }
 }
