@@ -136,6 +136,8 @@ async fn resource(
         .headers
         .get(header::ACCEPT)
         .and_then(|v| v.to_str().ok());
+    // What is asked of a pod or a service is answered by it.
+    let accept = accept.filter(|_| attributes.subresource != "proxy");
     let output = Output::of_accept(accept)?;
     if !resource.stored && resource.plural != "componentstatuses" && output.form != Form::Object {
         // Reviews have neither metadata nor rows.

@@ -1,14 +1,17 @@
-//! Streams between a client and a pod: logs, exec, attach, port-forward. The server finds the pod's
-//! kubelet, authenticates to it with its own certificate and then copies bytes; the protocol inside
+//! Streams between a client and a pod: logs, exec, attach, port-forward, and what is asked through `proxy`
+//! (`proxy`). For the first the server finds the pod's kubelet, authenticates to it with its own certificate and then copies bytes; the protocol inside
 //! an upgraded connection (WebSocket channels, SPDY) is the client's and the kubelet's affair.
 //!
 //! Port of the locations in `pkg/registry/core/pod/strategy.go` (LogLocation, StreamLocation).
 
+mod any_certificate;
 mod kubelet;
+pub mod proxy;
 
 use api::Status;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 
 pub use kubelet::{KubeletError, Kubelets};
@@ -58,8 +61,7 @@ pub async fn pod(mut call: Call, sub: &str) -> Result<Response<Body>, Status> {
     if sub == "log" {
         return log(&call, &address, &path).await;
     }
-    let upgrade = call.parts.extensions.remove::<hyper::upgrade::OnUpgrade>();
-    let Some(upgrade) = upgrade.filter(|_| wants_upgrade(&call.parts.headers)) else {
+    let Some(upgrade) = upgrade_of(&mut call) else {
         return Err(Status::bad_request("Upgrade request required"));
     };
     let headers = passed_headers(&call.parts.headers);
@@ -67,14 +69,26 @@ pub async fn pod(mut call: Call, sub: &str) -> Result<Response<Body>, Status> {
     let (response, far) = kubelets
         .upgrade(&address, call.parts.method.clone(), &path, headers)
         .await?;
-    let Some(far) = far else { return Ok(response) };
+    if let Some(far) = far {
+        join(upgrade, far);
+    }
+    Ok(response)
+}
+
+/// The client's connection, if it wants another protocol on it.
+fn upgrade_of(call: &mut Call) -> Option<OnUpgrade> {
+    let upgrade = call.parts.extensions.remove::<OnUpgrade>();
+    upgrade.filter(|_| wants_upgrade(&call.parts.headers))
+}
+
+/// Copies between two upgraded connections until one of them ends.
+fn join(near: OnUpgrade, far: Upgraded) {
     tokio::spawn(async move {
-        let Ok(near) = upgrade.await else { return };
+        let Ok(near) = near.await else { return };
         let (mut near, mut far) = (TokioIo::new(near), TokioIo::new(far));
         // Either side may end the stream; how is in the protocol they speak.
         let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
     });
-    Ok(response)
 }
 
 async fn log(

@@ -22,7 +22,7 @@ pub async fn dispatch(call: Call, name: &'static str) -> Result<Response<Body>, 
     let verb = call.attributes.verb.clone();
     match (call.resource.plural, name, verb.as_str()) {
         ("pods", "log" | "exec" | "attach" | "portforward", _) => stream::pod(call, name).await,
-        (_, "proxy", _) => Err(Status::new(501, "", "proxying is not served yet")),
+        (_, "proxy", _) => stream::proxy::proxy(call).await,
         ("pods", "binding", "create") => Ok(bind(&call).await?.respond(&call)),
         ("pods", "eviction", "create") => Ok(eviction::evict(&call).await?.respond(&call)),
         ("serviceaccounts", "token", "create") => token(&call),

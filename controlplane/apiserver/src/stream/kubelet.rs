@@ -14,7 +14,7 @@ use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
 };
 use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
+use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use crate::{ResourceId, body::Body, cache::Cache, options::KubeletOptions};
 
@@ -134,11 +134,8 @@ impl Kubelets {
         ))
     }
 
-    async fn send(
-        &self,
-        address: &Address,
-        request: Request<Empty<Bytes>>,
-    ) -> Result<Response<hyper::body::Incoming>, Status> {
+    /// A connection to a kubelet.
+    pub async fn connect(&self, address: &Address) -> Result<TlsStream<TcpStream>, Status> {
         let Some(tls) = &self.tls else {
             return Err(Status::internal(
                 "the server has no client certificate for kubelets",
@@ -149,10 +146,18 @@ impl Kubelets {
             socket.set_nodelay(true)?;
             tls.connect(ServerName::from(address.ip), socket).await
         };
-        let stream = match tokio::time::timeout(CONNECT, connect).await {
-            Ok(connected) => connected.map_err(|e| unreachable(address, &e))?,
-            Err(elapsed) => return Err(unreachable(address, &elapsed)),
-        };
+        match tokio::time::timeout(CONNECT, connect).await {
+            Ok(connected) => connected.map_err(|e| unreachable(address, &e)),
+            Err(elapsed) => Err(unreachable(address, &elapsed)),
+        }
+    }
+
+    async fn send(
+        &self,
+        address: &Address,
+        request: Request<Empty<Bytes>>,
+    ) -> Result<Response<hyper::body::Incoming>, Status> {
+        let stream = self.connect(address).await?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
             .await
             .map_err(|e| unreachable(address, &e))?;

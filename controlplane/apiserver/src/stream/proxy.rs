@@ -1,0 +1,429 @@
+//! `pods/proxy`, `services/proxy` and `nodes/proxy`: the request goes on to the pod, to an endpoint of the
+//! service, or to the node, and the answer comes back as it is (links in HTML are not rewritten).
+//!
+//! Port of ResourceLocation in `pkg/registry/core/{pod,node}/strategy.go` and
+//! `pkg/registry/core/service/storage/storage.go`, of `k8s.io/apiserver/pkg/util/proxy/proxy.go`
+//! (RandomEndpoint) and `k8s.io/apimachinery/pkg/util/proxy/{upgradeaware,transport}.go`.
+
+use std::{net::IpAddr, sync::Arc, time::Duration};
+
+use api::Status;
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt, Full};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+};
+
+use super::{any_certificate, join, kubelet, upgrade_of};
+use crate::{
+    ResourceId,
+    body::{self, Body},
+    cache::Object,
+    call::Call,
+    clock,
+};
+
+/// Time to reach a pod.
+const CONNECT: Duration = Duration::from_secs(30);
+const SERVICE_NAME: &str = "kubernetes.io/service-name";
+/// Headers of one connection (RFC 9110, 7.6.1), and the client's credentials.
+const NOT_PASSED: [HeaderName; 9] = [
+    header::CONNECTION,
+    header::PROXY_AUTHENTICATE,
+    header::PROXY_AUTHORIZATION,
+    header::TE,
+    header::TRAILER,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+    header::AUTHORIZATION,
+    header::CONTENT_LENGTH,
+];
+
+/// `[scheme:]name[:port]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Id<'a> {
+    tls: bool,
+    name: &'a str,
+    port: &'a str,
+}
+
+/// Where a request goes on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Target {
+    Kubelet(kubelet::Address),
+    Server { ip: IpAddr, port: u16, tls: bool },
+}
+
+trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
+
+/// Answers `proxy` of a pod, a service or a node.
+pub async fn proxy(mut call: Call) -> Result<Response<Body>, Status> {
+    let path = path_after_proxy(call.parts.uri.path()).to_owned();
+    if path.is_empty() && matches!(call.parts.method, Method::GET | Method::HEAD) {
+        return redirect(&call);
+    }
+    let target = target(&call)?;
+    let upgrade = upgrade_of(&mut call);
+    let request = request(&call, &path, &target, upgrade.is_some())?;
+    let unreachable = |error: &dyn std::error::Error| {
+        Status::unavailable(format!("error trying to reach service: {error}"))
+    };
+    let connection: Box<dyn Io> = match &target {
+        Target::Kubelet(address) => Box::new(call.server.kubelets().connect(address).await?),
+        Target::Server { ip, port, tls } => {
+            let connect = TcpStream::connect((*ip, *port));
+            let stream = match tokio::time::timeout(CONNECT, connect).await {
+                Ok(connected) => connected.map_err(|error| unreachable(&error))?,
+                Err(elapsed) => return Err(unreachable(&elapsed)),
+            };
+            if *tls {
+                let encrypted = any_certificate::connect(*ip, stream).await;
+                Box::new(encrypted.map_err(|error| unreachable(&error))?)
+            } else {
+                Box::new(stream)
+            }
+        }
+    };
+    let (mut sender, connection) = http1::handshake(TokioIo::new(connection))
+        .await
+        .map_err(|error| unreachable(&error))?;
+    tokio::spawn(async move {
+        // Its end shows in the body or the upgraded stream.
+        let _ = connection.with_upgrades().await;
+    });
+    let mut response = sender
+        .send_request(request)
+        .await
+        .map_err(|error| unreachable(&error))?;
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS
+        && let Some(near) = upgrade
+    {
+        let far = hyper::upgrade::on(&mut response)
+            .await
+            .map_err(|error| unreachable(&error))?;
+        join(near, far);
+        return Ok(response.map(|_| body::full(Bytes::new())));
+    }
+    let mut response = response.map(|body| body.map_err(Into::into).boxed_unsync());
+    clean(response.headers_mut());
+    relocate(response.headers_mut(), &call, &target);
+    Ok(response)
+}
+
+/// What follows `…/NAME/proxy` in a path, as it was sent; empty, or beginning with a slash.
+fn path_after_proxy(path: &str) -> &str {
+    let segments = if path.starts_with("/api/v1/namespaces/") {
+        7
+    } else {
+        5
+    };
+    let slash = path.match_indices('/').nth(segments);
+    slash.map_or("", |(at, _)| &path[at..])
+}
+
+/// An empty path could not be the base of relative links.
+fn redirect(call: &Call) -> Result<Response<Body>, Status> {
+    let query = call.parts.uri.query();
+    let query = query.map_or(String::new(), |query| format!("?{query}"));
+    let location = format!("{}/{query}", call.parts.uri.path());
+    let location = HeaderValue::from_str(&location).map_err(Status::internal)?;
+    let mut response = Response::new(body::full(Bytes::new()));
+    *response.status_mut() = StatusCode::MOVED_PERMANENTLY;
+    response.headers_mut().insert(header::LOCATION, location);
+    Ok(response)
+}
+
+fn target(call: &Call) -> Result<Target, Status> {
+    let id = &call.attributes.name;
+    let kind = call.resource.plural.trim_end_matches('s');
+    let parsed =
+        split(id).ok_or_else(|| Status::bad_request(format!("invalid {kind} request {id:?}")))?;
+    match kind {
+        "pod" => pod(call, parsed),
+        "service" => service(call, parsed),
+        _ => node(call, parsed),
+    }
+}
+
+fn split(id: &str) -> Option<Id<'_>> {
+    let parts: Vec<&str> = id.split(':').collect();
+    let (scheme, name, port) = match parts[..] {
+        [name] => ("", name, ""),
+        [name, port] => ("", name, port),
+        [scheme, name, port] => (scheme, name, port),
+        _ => return None,
+    };
+    let known = matches!(scheme, "" | "http" | "https");
+    (known && !name.is_empty()).then_some(Id {
+        tls: scheme == "https",
+        name,
+        port,
+    })
+}
+
+fn pod(call: &Call, id: Id<'_>) -> Result<Target, Status> {
+    let pod = find(call, "pods", id.name)?;
+    let declared = || {
+        let containers = json(&pod, "spec.containers");
+        let ports = containers.as_array()?.iter().find_map(|container| {
+            let port = &container["ports"].as_array()?.first()?["containerPort"];
+            port.as_u64()
+        });
+        ports.and_then(|port| u16::try_from(port).ok())
+    };
+    let port = match id.port {
+        "" => declared().unwrap_or(if id.tls { 443 } else { 80 }),
+        port => number(port)?,
+    };
+    let ip = json(&pod, "status.podIP");
+    server(ip.as_str(), port, id.tls)
+}
+
+/// A random ready endpoint that is a pod of the service's namespace.
+fn service(call: &Call, id: Id<'_>) -> Result<Target, Status> {
+    let service = find(call, "services", id.name)?;
+    let named = match id.port.parse::<u64>() {
+        Err(_) => id.port.to_owned(),
+        Ok(number) => {
+            let ports = json(&service, "spec.ports");
+            let mut ports = ports.as_array().into_iter().flatten();
+            let Some(port) = ports.find(|port| port["port"] == number) else {
+                let text = format!("no service port {number} found for service {:?}", id.name);
+                return Err(Status::unavailable(text));
+            };
+            port["name"].as_str().unwrap_or_default().to_owned()
+        }
+    };
+    let mut found = Vec::new();
+    let slices = call
+        .server
+        .cache()
+        .snapshot(ResourceId::named("discovery.k8s.io", "endpointslices"));
+    let mut of_service = slices
+        .iter(&call.attributes.namespace)
+        .filter(|slice| slice.label(SERVICE_NAME) == Some(id.name));
+    while found.is_empty()
+        && let Some(slice) = of_service.next()
+    {
+        let ports = json(slice, "ports");
+        let mut ports = ports.as_array().into_iter().flatten();
+        let port = ports.find(|port| port["name"].as_str().unwrap_or_default() == named);
+        let Some(port) = port.and_then(|port| u16::try_from(port["port"].as_u64()?).ok()) else {
+            continue;
+        };
+        let endpoints = json(slice, "endpoints");
+        let endpoints = endpoints.as_array().into_iter().flatten();
+        found.extend(endpoints.filter_map(|endpoint| {
+            let ip = endpoint["addresses"][0].as_str()?.to_owned();
+            let ready = endpoint["conditions"]["ready"] != false;
+            (ready && is_pod(call, &endpoint["targetRef"])).then_some((ip, port))
+        }));
+    }
+    let chosen = clock::random_index(found.len() as u64) as usize;
+    let Some((ip, port)) = found.get(chosen) else {
+        let text = format!("no endpoints available for service {:?}", id.name);
+        return Err(Status::unavailable(text));
+    };
+    server(Some(ip), *port, id.tls)
+}
+
+fn is_pod(call: &Call, reference: &Value) -> bool {
+    let namespace = &call.attributes.namespace;
+    let name = reference["name"].as_str().unwrap_or_default();
+    let pods = ResourceId::named("", "pods");
+    reference["namespace"] == **namespace
+        && call.server.cache().get(pods, namespace, name).is_some()
+}
+
+fn node(call: &Call, id: Id<'_>) -> Result<Target, Status> {
+    let address = kubelet::address_of(call.server.cache(), id.name)?;
+    match id.port {
+        "" => Ok(Target::Kubelet(address)),
+        port => match number(port)? {
+            port if port == address.port => Ok(Target::Kubelet(address)),
+            port => Ok(Target::Server {
+                ip: address.ip,
+                port,
+                tls: id.tls,
+            }),
+        },
+    }
+}
+
+fn find(call: &Call, plural: &'static str, name: &str) -> Result<Arc<Object>, Status> {
+    let id = ResourceId::named("", plural);
+    let object = call
+        .server
+        .cache()
+        .get(id, &call.attributes.namespace, name);
+    object.ok_or_else(|| Status::not_found("", plural, name))
+}
+
+fn json(object: &Object, path: &str) -> Value {
+    let raw = object.field(path).unwrap_or("null");
+    serde_json::from_str(raw).unwrap_or_default()
+}
+
+fn number(port: &str) -> Result<u16, Status> {
+    let error = |_| Status::bad_request(format!("invalid port {port:?}"));
+    port.parse().map_err(error)
+}
+
+/// Only addresses of the network: nothing is to be reached on the server's own machine this way.
+fn server(ip: Option<&str>, port: u16, tls: bool) -> Result<Target, Status> {
+    let ip: Option<IpAddr> = ip.and_then(|ip| ip.parse().ok());
+    let allowed = |ip: &IpAddr| {
+        let link_local = match ip {
+            IpAddr::V4(v4) => v4.is_link_local() || v4.is_broadcast(),
+            IpAddr::V6(v6) => v6.is_unicast_link_local(),
+        };
+        !link_local && !ip.is_loopback() && !ip.is_unspecified() && !ip.is_multicast()
+    };
+    match ip.filter(allowed) {
+        Some(ip) => Ok(Target::Server { ip, port, tls }),
+        None => Err(Status::bad_request("address not allowed")),
+    }
+}
+
+fn request(
+    call: &Call,
+    path: &str,
+    target: &Target,
+    upgrade: bool,
+) -> Result<Request<Full<Bytes>>, Status> {
+    let path = if path.is_empty() { "/" } else { path };
+    let uri = match call.parts.uri.query() {
+        Some(query) => format!("{path}?{query}"),
+        None => path.to_owned(),
+    };
+    let mut request = Request::builder()
+        .method(call.parts.method.clone())
+        .uri(uri)
+        .body(Full::new(call.body.clone()))
+        .map_err(Status::internal)?;
+    let headers = request.headers_mut();
+    headers.extend(call.parts.headers.clone());
+    clean(headers);
+    if upgrade {
+        for name in [header::CONNECTION, header::UPGRADE] {
+            headers.extend(call.parts.headers.get(&name).map(|v| (name, v.clone())));
+        }
+    }
+    let forwarded = [
+        ("x-forwarded-uri", call.parts.uri.path()),
+        ("x-forwarded-proto", "https"),
+        (
+            "x-forwarded-host",
+            call.header(&header::HOST).unwrap_or_default(),
+        ),
+    ];
+    for (name, value) in forwarded {
+        let value = HeaderValue::from_str(value).map_err(Status::internal)?;
+        headers.insert(name, value);
+    }
+    let host = HeaderValue::from_str(&target.host()).map_err(Status::internal)?;
+    headers.insert(header::HOST, host);
+    Ok(request)
+}
+
+impl Target {
+    fn host(&self) -> String {
+        let (ip, port) = match self {
+            Self::Kubelet(address) => (address.ip, address.port),
+            Self::Server { ip, port, .. } => (*ip, *port),
+        };
+        std::net::SocketAddr::new(ip, port).to_string()
+    }
+}
+
+/// Takes out what is between the server and one of its sides.
+fn clean(headers: &mut HeaderMap) {
+    for name in NOT_PASSED {
+        headers.remove(name);
+    }
+    let cors: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| name.as_str().starts_with("access-control-allow-"))
+        .cloned()
+        .collect();
+    for name in cors {
+        headers.remove(name);
+    }
+}
+
+/// A redirection within the target stays below `proxy`.
+fn relocate(headers: &mut HeaderMap, call: &Call, target: &Target) {
+    let location = headers.get(header::LOCATION).and_then(|l| l.to_str().ok());
+    let Some(location) = location else { return };
+    let whole = call.parts.uri.path();
+    let base = whole.strip_suffix(path_after_proxy(whole)).unwrap_or(whole);
+    let host = target.host();
+    let path = ["http://", "https://"]
+        .iter()
+        .find_map(|scheme| location.strip_prefix(scheme)?.strip_prefix(host.as_str()))
+        .unwrap_or(location);
+    if path.starts_with('/')
+        && !path.starts_with("//")
+        && let Ok(moved) = HeaderValue::from_str(&format!("{base}{path}"))
+    {
+        headers.insert(header::LOCATION, moved);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_may_have_a_scheme_and_a_port() {
+        let id = |tls, name, port| Some(Id { tls, name, port });
+        assert_eq!(split("p"), id(false, "p", ""));
+        assert_eq!(split("p:80"), id(false, "p", "80"));
+        assert_eq!(split("https:p:tls"), id(true, "p", "tls"));
+        assert_eq!(split("https:p:"), id(true, "p", ""));
+        for bad in ["", ":80", "ftp:p:80", "a:b:c:d"] {
+            assert_eq!(split(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_rest_of_the_path_goes_on_as_it_was_sent() {
+        let table = [
+            ("/api/v1/namespaces/n/pods/p:80/proxy", ""),
+            ("/api/v1/namespaces/n/pods/p:80/proxy/", "/"),
+            (
+                "/api/v1/namespaces/n/services/s/proxy/a%20b//c/",
+                "/a%20b//c/",
+            ),
+            ("/api/v1/nodes/n/proxy", ""),
+            ("/api/v1/nodes/n/proxy/logs/", "/logs/"),
+        ];
+        for (path, rest) in table {
+            assert_eq!(path_after_proxy(path), rest, "{path}");
+        }
+    }
+
+    #[test]
+    fn only_addresses_of_the_network_are_reached() {
+        for bad in [
+            "127.0.0.1",
+            "169.254.169.254",
+            "0.0.0.0",
+            "224.0.0.1",
+            "::1",
+            "fe80::1",
+            "",
+        ] {
+            assert!(server(Some(bad), 80, false).is_err(), "{bad}");
+        }
+        assert!(server(Some("10.244.0.5"), 80, false).is_ok());
+        assert!(server(None, 80, false).is_err());
+    }
+}
