@@ -369,3 +369,35 @@ async fn logs_and_exec_go_to_the_kubelet() {
     served.stop.cancel();
     served.server.close().await;
 }
+
+#[tokio::test]
+async fn what_is_asked_through_proxy_goes_on_as_it_was_sent() {
+    let served = served().await;
+    let admin = served.ca.leaf("admin", "system:masters");
+    let kubelet = fake_kubelet(&served.ca).await;
+    with_pod(&served, &admin, kubelet).await;
+    let ask = |uri: String| {
+        let mut request = get(&uri);
+        let html = header::HeaderValue::from_static("text/html");
+        request.headers_mut().insert(header::ACCEPT, html);
+        http1(&served, Some(&admin), request)
+    };
+    let path = "a%20b//c/?x=y%2Fz";
+    let told = (StatusCode::OK, format!("/{path}"));
+    let node = "/api/v1/nodes/n1";
+    assert_eq!(ask(format!("{node}/proxy/{path}")).await, told);
+    let port = kubelet.port();
+    assert_eq!(ask(format!("{node}:{port}/proxy/{path}")).await, told);
+    let (code, _) = ask(format!("{node}/proxy")).await;
+    assert_eq!(code, StatusCode::MOVED_PERMANENTLY);
+
+    let pods = "/api/v1/namespaces/default/pods";
+    let (code, text) = ask(format!("{pods}/p:80/proxy/")).await;
+    assert_eq!(code, 400, "no address yet");
+    assert!(text.contains("address not allowed"), "{text}");
+    let (code, text) = ask(format!("{pods}/a:b:c:d/proxy/")).await;
+    assert_eq!(code, 400);
+    assert!(text.contains("invalid pod request"), "{text}");
+    assert_eq!(ask(format!("{pods}/q/proxy/")).await.0, 404);
+    served.stop.cancel();
+}
