@@ -19,7 +19,9 @@ use crate::{
 /// Answers a request on a resource.
 pub async fn dispatch(call: Call) -> Result<Response<Body>, Status> {
     if let Some(sub) = call.subresource {
-        if !sub.verbs.contains(&call.attributes.verb.as_str()) {
+        // Methods without a verb (OPTIONS) are for who is asked through it.
+        let any_method = sub.name == "proxy";
+        if !any_method && !sub.verbs.contains(&call.attributes.verb.as_str()) {
             return Err(unsupported(&call));
         }
         return subresource::dispatch(call, sub.name).await;

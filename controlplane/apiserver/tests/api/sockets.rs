@@ -388,6 +388,9 @@ async fn what_is_asked_through_proxy_goes_on_as_it_was_sent() {
     assert_eq!(ask(format!("{node}/proxy/{path}")).await, told);
     let port = kubelet.port();
     assert_eq!(ask(format!("{node}:{port}/proxy/{path}")).await, told);
+    let mut options = get(&format!("{node}/proxy/{path}"));
+    *options.method_mut() = http::Method::OPTIONS;
+    assert_eq!(http1(&served, Some(&admin), options).await, told);
     let (code, _) = ask(format!("{node}/proxy")).await;
     assert_eq!(code, StatusCode::MOVED_PERMANENTLY);
 
