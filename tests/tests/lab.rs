@@ -3,6 +3,7 @@
 
 use std::sync::MutexGuard;
 
+use xtask::command;
 use xtask::lab::cluster::ToolboxPod;
 use xtask::lab::{Lab, Place, Spec, shared::shared};
 
@@ -215,6 +216,13 @@ fn logs_exec_and_scale_work_as_everywhere() {
         .pod_try("daily", "deployment/daily", &["sh", "-c", "exit 7"])
         .unwrap();
     assert_eq!(failing.status.code(), Some(7));
+    let argv = ["-n", "daily", "exec", "-i", "deployment/daily", "--", "cat"];
+    let mut echo = lab.kubectl(&argv);
+    echo.env("KUBECTL_REMOTE_COMMAND_WEBSOCKETS", "true");
+    assert_eq!(
+        command::fed(&mut echo, "over WebSocket").unwrap(),
+        "over WebSocket"
+    );
     lab.kubectl_output(&["-n", "daily", "scale", "deployment/daily", "--replicas=3"])
         .unwrap();
     lab.rolled_out("daily", "deployment/daily").unwrap();

@@ -190,9 +190,12 @@ impl Lab {
             .to_owned())
     }
 
-    /// A command in a pod's container.
+    /// A command in a pod's container. Over SPDY: over WebSocket, kubectl 1.32 discards what arrives before it
+    /// has set up its streams (`client-go/tools/remotecommand/websocket.go` waits for them since).
     pub fn in_pod(&self, namespace: &str, pod: &str, argv: &[&str]) -> Command {
-        self.kubectl(&[&["-n", namespace, "exec", pod, "--"], argv].concat())
+        let mut command = self.kubectl(&[&["-n", namespace, "exec", pod, "--"], argv].concat());
+        command.env("KUBECTL_REMOTE_COMMAND_WEBSOCKETS", "false");
+        command
     }
 
     /// Runs a command in a pod to its end; standard output, or an error.
