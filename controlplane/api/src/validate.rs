@@ -14,6 +14,7 @@ pub mod names;
 pub(crate) mod ip;
 pub(crate) mod meta;
 pub(crate) mod path;
+pub(crate) mod resource_name;
 
 use path::Errors;
 

@@ -1,7 +1,6 @@
 //! ResourceQuotas and LimitRanges: validation.
 //!
-//! Port of `ValidateResourceQuota*` and `ValidateLimitRange` in `pkg/apis/core/validation/validation.go`,
-//! with the sets of names of `pkg/apis/core/helper/helpers.go`.
+//! Port of `ValidateResourceQuota*` and `ValidateLimitRange` in `pkg/apis/core/validation/validation.go`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,42 +8,8 @@ use crate::doc::{Doc, Object, Value};
 use crate::quantity::Quantity;
 use crate::validate::names::label_key;
 use crate::validate::path::{Errors, Path};
+use crate::validate::resource_name::{CONTAINER, COUNTED, STORAGE, is_quota_name, resource_name};
 
-/// Names without a prefix that quotas may limit.
-const STANDARD: [&str; 19] = [
-    "cpu",
-    "memory",
-    "ephemeral-storage",
-    "requests.cpu",
-    "requests.memory",
-    "requests.storage",
-    "requests.ephemeral-storage",
-    "limits.cpu",
-    "limits.memory",
-    "limits.ephemeral-storage",
-    "pods",
-    "resourcequotas",
-    "services",
-    "replicationcontrollers",
-    "secrets",
-    "persistentvolumeclaims",
-    "configmaps",
-    "services.nodeports",
-    "services.loadbalancers",
-];
-/// A resource, but none for quotas.
-const STORAGE: &str = "storage";
-const INTEGER: [&str; 9] = [
-    "pods",
-    "resourcequotas",
-    "services",
-    "replicationcontrollers",
-    "secrets",
-    "configmaps",
-    "persistentvolumeclaims",
-    "services.nodeports",
-    "services.loadbalancers",
-];
 const COMPUTE: [&str; 6] = [
     "cpu",
     "memory",
@@ -53,7 +18,6 @@ const COMPUTE: [&str; 6] = [
     "requests.cpu",
     "requests.memory",
 ];
-const CONTAINER: [&str; 3] = ["cpu", "memory", "ephemeral-storage"];
 const SCOPES: [&str; 7] = [
     "Terminating",
     "NotTerminating",
@@ -114,32 +78,6 @@ const ORDERED: [(&str, &str, &str, &str, &str, &str); 6] = [
     ),
 ];
 const LIMIT_TYPES: [&str; 3] = ["Pod", "Container", "PersistentVolumeClaim"];
-
-fn is_huge_page(name: &str) -> bool {
-    name.starts_with("hugepages-") || name.starts_with("requests.hugepages-")
-}
-
-fn is_quota_name(name: &str) -> bool {
-    STANDARD.contains(&name) || is_huge_page(name)
-}
-
-/// A resource's name (`validateResourceName`); true when it is well-formed.
-fn resource_name(path: &Path<'_>, name: &str, errors: &mut Errors) -> bool {
-    let problems = label_key(name);
-    if !problems.is_empty() {
-        errors.each(path, name, problems);
-        return false;
-    }
-    if !name.contains('/') && !is_quota_name(name) && name != STORAGE {
-        errors.invalid(
-            path,
-            name,
-            "must be a standard resource type or fully qualified",
-        );
-        return false;
-    }
-    true
-}
 
 /// A ResourceQuota.
 pub(crate) fn resource_quota(doc: &Doc<'_>, errors: &mut Errors) {
@@ -206,7 +144,7 @@ fn amounts(list: Option<&Object<'_>>, path: &Path<'_>, errors: &mut Errors) {
         if quantity.sign() < 0 {
             errors.invalid(&at, text, "must be greater than or equal to 0");
         }
-        if INTEGER.contains(&name) && !quantity.is_integer() {
+        if COUNTED.contains(&name) && !quantity.is_integer() {
             errors.invalid(&at, text, "must be an integer");
         }
     }

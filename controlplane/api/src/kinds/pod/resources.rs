@@ -11,45 +11,10 @@ use crate::quantity::Quantity;
 use crate::status::FieldError;
 use crate::validate::names::{dns_label, label_key};
 use crate::validate::path::{Errors, Path};
+use crate::validate::resource_name::{self, CONTAINER, COUNTED};
 
 const HUGE_PAGES: &str = "hugepages-";
-const CONTAINER_RESOURCES: [&str; 3] = ["cpu", "memory", "ephemeral-storage"];
 const POD_RESOURCES: [&str; 3] = ["cpu", "hugepages-", "memory"];
-/// Resources without a domain that exist somewhere.
-const STANDARD_RESOURCES: [&str; 20] = [
-    "cpu",
-    "memory",
-    "ephemeral-storage",
-    "requests.cpu",
-    "requests.memory",
-    "requests.ephemeral-storage",
-    "limits.cpu",
-    "limits.memory",
-    "limits.ephemeral-storage",
-    "pods",
-    "resourcequotas",
-    "services",
-    "replicationcontrollers",
-    "secrets",
-    "configmaps",
-    "persistentvolumeclaims",
-    "storage",
-    "requests.storage",
-    "services.nodeports",
-    "services.loadbalancers",
-];
-/// Resources that are counted.
-const COUNTED_RESOURCES: [&str; 9] = [
-    "pods",
-    "resourcequotas",
-    "services",
-    "replicationcontrollers",
-    "secrets",
-    "configmaps",
-    "persistentvolumeclaims",
-    "services.nodeports",
-    "services.loadbalancers",
-];
 
 /// Whose resources they are: that decides which names there are.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -177,7 +142,7 @@ fn requirements(
     for (list, at) in [("limits", &limits_at), ("requests", &requests_at)] {
         for (name, quantity) in amounts(Some(resources), list) {
             let at = at.key(name);
-            resource_name(name, owner, &at, errors);
+            owned_name(name, owner, &at, errors);
             let text = resources
                 .at(&[list, name])
                 .and_then(Value::as_str)
@@ -247,35 +212,22 @@ pub(super) fn resource_amount(
     if quantity.sign() < 0 {
         errors.invalid(at, text, "must be greater than or equal to 0");
     }
-    let counted = COUNTED_RESOURCES.contains(&name) || is_extended(name);
+    let counted = COUNTED.contains(&name) || is_extended(name);
     if counted && quantity.milli_value() % 1000 != 0 {
         errors.invalid(at, text, "must be an integer");
     }
 }
 
-fn resource_name(name: &str, owner: Owner, at: &Path<'_>, errors: &mut Errors) {
-    let problems = label_key(name);
+fn owned_name(name: &str, owner: Owner, at: &Path<'_>, errors: &mut Errors) {
     let plain = !name.contains('/');
-    let standard = STANDARD_RESOURCES.contains(&name)
-        || is_huge_pages(name)
-        || name.starts_with("requests.hugepages-");
-    let mut good = problems.is_empty();
-    errors.each(at, name, problems);
-    if good && plain && !standard {
-        good = false;
-        errors.invalid(
-            at,
-            name,
-            "must be a standard resource type or fully qualified",
-        );
-    }
+    let good = resource_name::resource_name(at, name, errors);
     match owner {
         Owner::Pod if good && !is_of_pod(name) => {
             errors.not_supported(at, name, &POD_RESOURCES);
         }
         Owner::Pod => {}
         Owner::Container if plain => {
-            if !CONTAINER_RESOURCES.contains(&name) && !is_huge_pages(name) {
+            if !CONTAINER.contains(&name) && !is_huge_pages(name) {
                 errors.invalid(at, name, "must be a standard resource for containers");
             }
         }
