@@ -10,15 +10,20 @@ pub mod proxy;
 
 use api::Status;
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
-use hyper::upgrade::{OnUpgrade, Upgraded};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
+use hyper::{
+    body::Incoming,
+    client::conn::http1,
+    upgrade::{OnUpgrade, Upgraded},
+};
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
 
 pub use kubelet::{KubeletError, Kubelets};
 
 use crate::{
     ResourceId,
-    body::{self, Body},
+    body::{self, Body, BoxError},
     cache::Object,
     call::Call,
 };
@@ -73,6 +78,22 @@ pub async fn pod(mut call: Call, sub: &str) -> Result<Response<Body>, Status> {
         join(upgrade, far);
     }
     Ok(response)
+}
+
+/// Sends the one request of a connection.
+async fn exchange<I, B>(io: I, request: Request<B>) -> hyper::Result<Response<Incoming>>
+where
+    I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    B: hyper::body::Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<BoxError>,
+{
+    let (mut sender, connection) = http1::handshake(TokioIo::new(io)).await?;
+    tokio::spawn(async move {
+        // Its end shows in the body or the upgraded stream.
+        let _ = connection.with_upgrades().await;
+    });
+    sender.send_request(request).await
 }
 
 /// The client's connection, if it wants another protocol on it.

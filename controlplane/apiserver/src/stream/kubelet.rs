@@ -7,8 +7,7 @@ use api::Status;
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Empty};
-use hyper::{client::conn::http1, upgrade::Upgraded};
-use hyper_util::rt::TokioIo;
+use hyper::upgrade::Upgraded;
 use rustls::{
     ClientConfig, RootCertStore,
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
@@ -158,15 +157,7 @@ impl Kubelets {
         request: Request<Empty<Bytes>>,
     ) -> Result<Response<hyper::body::Incoming>, Status> {
         let stream = self.connect(address).await?;
-        let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
-            .await
-            .map_err(|e| unreachable(address, &e))?;
-        tokio::spawn(async move {
-            // Its end shows in the body or the upgraded stream.
-            let _ = connection.with_upgrades().await;
-        });
-        sender
-            .send_request(request)
+        super::exchange(stream, request)
             .await
             .map_err(|e| unreachable(address, &e))
     }

@@ -11,15 +11,13 @@ use api::Status;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full};
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
 };
 
-use super::{any_certificate, join, kubelet, upgrade_of};
+use super::{any_certificate, exchange, join, kubelet, upgrade_of};
 use crate::{
     ResourceId,
     body::{self, Body},
@@ -91,15 +89,7 @@ pub async fn proxy(mut call: Call) -> Result<Response<Body>, Status> {
             }
         }
     };
-    let (mut sender, connection) = http1::handshake(TokioIo::new(connection))
-        .await
-        .map_err(|error| unreachable(&error))?;
-    tokio::spawn(async move {
-        // Its end shows in the body or the upgraded stream.
-        let _ = connection.with_upgrades().await;
-    });
-    let mut response = sender
-        .send_request(request)
+    let mut response = exchange(connection, request)
         .await
         .map_err(|error| unreachable(&error))?;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS
