@@ -56,6 +56,15 @@ pub struct Config {
     pub max_pods: u32,
 }
 
+// === impl Config ===
+
+impl Config {
+    /// Whether pods of the cluster have addresses of IPv6.
+    pub fn has_ipv6(&self) -> bool {
+        self.cluster_cidrs.iter().any(IpNetwork::is_ipv6)
+    }
+}
+
 /// A certificate chain and its key, PEM.
 #[derive(Clone)]
 pub struct KeyPair {

@@ -290,8 +290,7 @@ async fn prepare_host(
     netlink: &netlink::Netlink,
     uplinks: &Uplinks,
 ) -> Result<(), Error> {
-    let ipv6 = cfg.cluster_cidrs.iter().any(ipnetwork::IpNetwork::is_ipv6);
-    sysctl::write_all(&sysctl::of_node(&uplinks.names(), ipv6))?;
+    sysctl::write_all(&sysctl::of_node(&uplinks.names(), cfg.has_ipv6()))?;
     sysctl::reserve_ports(&[cfg.node_ports, (abi::SNAT_LO, abi::SNAT_HI)])?;
     Ok(host::add_dns_addresses(netlink, &cfg.cluster_dns).await?)
 }

@@ -4,10 +4,11 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use agent::net::load::{Datapath, Sizes};
+use agent::net::load::{Datapath, Families, Sizes};
 
 fn main() -> ExitCode {
-    match Datapath::load(Path::new("/sys/fs/bpf/windlass"), &Sizes::default()) {
+    let dir = Path::new("/sys/fs/bpf/windlass");
+    match Datapath::load(dir, &Sizes::default(), Families::Both) {
         Ok(_) => {
             println!("every program was loaded");
             ExitCode::SUCCESS

@@ -13,7 +13,7 @@ mod net;
 use std::net::Ipv4Addr;
 
 use abi::{NetKind, PolKey, PolValue, Port, V4};
-use agent::net::load::{Datapath, Sizes};
+use agent::net::load::{Datapath, Families, Sizes};
 use agent::net::maps::{CtTcpTable, EpTable, EpochTable, PolTable};
 use lab::{Lab, NODE_IP, OUTSIDE_IP, cluster_ip, inside, run};
 use net::{ask, ask_again, ask_udp, connect, serve, serve_udp};
@@ -243,7 +243,8 @@ fn connections_survive_a_new_agent_and_the_loss_of_all_conntrack_entries() {
     assert_eq!(ask_again(&mut stream), ok("p3 10.244.1.2"), "picked up");
 
     let dir = lab.datapath.dir().to_path_buf();
-    let next = Datapath::load_object(lab::object(), &dir, &lab::small()).expect("loads again");
+    let next = Datapath::load_object(lab::object(), &dir, &lab::small(), Families::Both)
+        .expect("loads again");
     let adopted = lab
         .in_node(|| next.adopt_links())
         .expect("links are adopted");

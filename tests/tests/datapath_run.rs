@@ -16,6 +16,7 @@ mod world;
 use std::net::IpAddr;
 
 use abi::{Hook, Outcome, V4, V6};
+use agent::net::load::Families;
 use machine::{Machine, Way};
 use memory::*;
 use packet::{ACK, FIN, Packet, RST, SYN};
@@ -474,6 +475,21 @@ fn an_address_with_a_new_owner_is_not_the_old_pod<A: Sample>(w: &mut World<A>) {
         Some(world::OUT_IF),
         "the flow began anew"
     );
+}
+
+#[test]
+fn without_ipv6_its_packets_are_no_pods_and_those_of_the_uplink_the_hosts() {
+    let mut w = World::<V6>::new(Machine::kernel_with("only-v4", Families::Ipv4));
+    let question = Packet::udp((addr(V6::POD2), 40_000), (addr(V6::POD3), 53));
+    assert_eq!(w.pod2_sends(&question).0, Way::Drop);
+    assert_eq!(w.machine.counted(Hook::PodOut, Outcome::OtherFamily), 1);
+    let to_host = Packet::tcp((addr(V6::OUTSIDE), 40_000), (addr(V6::NODE), 22), SYN);
+    for hook in [Hook::UplinkIn, Hook::UplinkOut] {
+        w.configure(|cfg| cfg.flags |= abi::CFG_UPLINK_OUT);
+        let passed = (Way::Pass, to_host.clone());
+        assert_eq!(w.arrive_parsed(hook, OUT_IF, &to_host), passed);
+        assert_eq!(w.machine.counted(hook, Outcome::NotOurs), 1);
+    }
 }
 
 /// The verifier gives up at a million, and every start of an agent waits for it.

@@ -1,18 +1,18 @@
-//! `cargo xtask test`: unit tests of every crate, then what needs the real kernel: BPF programs
-//! under BPF_PROG_TEST_RUN and labs with the real binary.
+//! `cargo xtask test`: the conformance tests that passed before, then unit tests of every crate and what
+//! needs the real kernel: BPF programs under BPF_PROG_TEST_RUN and labs with the real binary.
 
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use crate::lab::Lab;
 use crate::progress::Progress;
-use crate::{build, command, images, setup, workspace};
+use crate::{build, command, conformance, images, setup, workspace};
 
 /// Labs made by tests begin with this.
 pub const LABS: &str = "t-";
 
-/// Runs everything; `only` is a filter for the names of tests.
+/// Runs everything; `only` is a filter for the names of Rust's tests, and leaves out conformance.
 pub fn test(only: Option<&str>) -> Result<()> {
     let progress = Progress::shown();
     setup::for_tests(&progress)?;
@@ -21,12 +21,16 @@ pub fn test(only: Option<&str>) -> Result<()> {
     build::build(&progress)?;
     images::build()?;
     progress.mark("images built");
+    let guarded = match only {
+        None => conformance::guarded(&progress),
+        Some(_) => Ok(()),
+    };
     // All packages in one call: with fewer, what they share is built again with other features. One lab
     // after the other, and one test after the other within a lab.
     let ours = cargo(&["test", "--workspace", "--no-fail-fast"], &object, only);
     down()?;
     progress.mark("tests");
-    ours
+    ours.and(guarded.context("conformance tests that passed before"))
 }
 
 fn cargo(args: &[&str], object: &Path, only: Option<&str>) -> Result<()> {

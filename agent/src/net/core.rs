@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use imbl::ordmap::DiffItem;
+use ipnetwork::IpNetwork;
 
 use super::ipam::{self, Pool};
 use super::maps::{MapError, MapSet};
@@ -263,7 +264,12 @@ impl Core {
         self.facts_changed = false;
         self.policy.ranges_new = false;
         if let Some(own) = new.nodes.get(self.node_name.as_str()) {
-            self.pool.set_ranges(&own.pod_cidrs);
+            let before = old.nodes.get(self.node_name.as_str());
+            let (usable, others) = self.split_ranges(&own.pod_cidrs);
+            if !others.is_empty() && before.is_none_or(|b| b.pod_cidrs != own.pod_cidrs) {
+                tracing::error!(ranges = ?others, "no --cluster-cidr has the family of these pod ranges: pods get no address of them");
+            }
+            self.pool.set_ranges(&usable);
         }
         let nodes: Vec<_> = new.nodes.values().cloned().collect();
         let tables = self.writer.tables();
@@ -275,6 +281,15 @@ impl Core {
         let moved = program.nodes != self.node_program.nodes;
         self.node_program = program;
         moved
+    }
+
+    /// The programs of a family the cluster's ranges lack are not loaded.
+    fn split_ranges(&self, ranges: &[IpNetwork]) -> (Vec<IpNetwork>, Vec<IpNetwork>) {
+        let clusters = &self.facts.cluster_cidrs;
+        ranges.iter().partition(|range| {
+            // Nothing is known of the host yet.
+            clusters.is_empty() || clusters.iter().any(|c| c.is_ipv4() == range.is_ipv4())
+        })
     }
 
     fn plan_service(&mut self, state: &State, key: &ObjectKey, now: Instant) {

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::host::Uplinks;
-use super::load::{Datapath, LoadError, Sizes, netns_cookie};
+use super::load::{Datapath, Families, LoadError, Sizes, netns_cookie};
 use super::maps::{CfgTable, MapError, MapSet};
 use super::seed;
 use crate::Config;
@@ -54,7 +54,12 @@ pub enum Error {
 /// Loads the programs, writes their configuration, and attaches those of the node. What an earlier
 /// agent attached gets the new programs in one go.
 pub fn load(cfg: &Config, uplinks: &Uplinks, seed: Option<u64>) -> Result<(Hooks, MapSet), Error> {
-    let datapath = Datapath::load(&cfg.bpf_dir, &Sizes::default())?;
+    let families = if cfg.has_ipv6() {
+        Families::Both
+    } else {
+        Families::Ipv4
+    };
+    let datapath = Datapath::load(&cfg.bpf_dir, &Sizes::default(), families)?;
     let mut maps = datapath.maps()?;
     let before = maps.get::<CfgTable>(&0)?;
     let mut row = configuration(cfg, uplinks, &datapath, before)?;

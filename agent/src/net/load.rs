@@ -89,6 +89,21 @@ impl Sizes {
     }
 }
 
+/// Families whose programs are loaded. Those of IPv6 are half of what the verifier has to do at a start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Families {
+    /// IPv6 packets of pods are dropped, those of uplinks left to the host's stack.
+    Ipv4,
+    Both,
+}
+
+impl Families {
+    fn include(self, program: &str) -> bool {
+        let of_ipv6 = |(tail, name): &(Tail, &str)| *name == program && tail.is_ipv6();
+        self == Self::Both || !Tail::PROGRAMS.iter().any(of_ipv6)
+    }
+}
+
 /// The loaded datapath of this node.
 #[derive(Debug)]
 pub struct Datapath {
@@ -102,19 +117,24 @@ pub struct Datapath {
 impl Datapath {
     /// Loads the embedded object. Existing links keep running their old programs until
     /// [`Self::adopt_links`]. Write `cfg` before attaching anything.
-    pub fn load(dir: &Path, sizes: &Sizes) -> Result<Self, LoadError> {
-        Self::load_object(OBJECT, dir, sizes)
+    pub fn load(dir: &Path, sizes: &Sizes, families: Families) -> Result<Self, LoadError> {
+        Self::load_object(OBJECT, dir, sizes, families)
     }
 
     /// As [`Self::load`], with an object that is not the embedded one (tests).
-    pub fn load_object(object: &[u8], dir: &Path, sizes: &Sizes) -> Result<Self, LoadError> {
+    pub fn load_object(
+        object: &[u8],
+        dir: &Path,
+        sizes: &Sizes,
+        families: Families,
+    ) -> Result<Self, LoadError> {
         if object.is_empty() {
             return Err(LoadError::NoObject);
         }
         check_kernel()?;
         links::ensure_bpffs(dir)?;
         discard_unusable(dir, sizes)?;
-        let programs = load_programs(object, dir, sizes)?;
+        let programs = load_programs(object, dir, sizes, families)?;
         let clock = programs.get("clock").ok_or(LoadError::Missing("clock"))?;
         let tick_mult = tick::multiplier(clock.as_fd()).map_err(LoadError::Tick)?;
         let datapath = Self {
@@ -122,7 +142,7 @@ impl Datapath {
             programs,
             tick_mult,
         };
-        datapath.fill_tail_calls()?;
+        datapath.fill_tail_calls(families)?;
         Ok(datapath)
     }
 
@@ -173,11 +193,12 @@ impl Datapath {
             .collect()
     }
 
-    fn fill_tail_calls(&self) -> Result<(), LoadError> {
+    fn fill_tail_calls(&self, families: Families) -> Result<(), LoadError> {
         // A fresh program array: the programs that still run keep theirs until their links are swapped.
         let fresh = self.dir.join(format!("{}_new", pin_name(tail_def())));
         let array = open(&fresh)?;
-        for (slot, name) in Tail::PROGRAMS {
+        let slots = Tail::PROGRAMS.iter();
+        for (slot, name) in slots.filter(|(_, name)| families.include(name)) {
             let program = self.program(name)?.as_raw_fd() as u32;
             let slot = *slot as u32;
             sys::update(
@@ -301,12 +322,13 @@ fn load_programs(
     object: &[u8],
     dir: &Path,
     sizes: &Sizes,
+    families: Families,
 ) -> Result<BTreeMap<String, OwnedFd>, LoadError> {
     let mut quiet = load_maps(object, dir, sizes, VerifierLogLevel::DISABLE)?;
-    match verify_programs(&mut quiet) {
+    match verify_programs(&mut quiet, families) {
         Err(LoadError::Program { .. }) => {
             let told = VerifierLogLevel::DEBUG | VerifierLogLevel::STATS;
-            verify_programs(&mut load_maps(object, dir, sizes, told)?)
+            verify_programs(&mut load_maps(object, dir, sizes, told)?, families)
         }
         done => done,
     }
@@ -335,9 +357,13 @@ fn load_maps(
         .map_err(|error| LoadError::Object(Box::new(error)))
 }
 
-fn verify_programs(ebpf: &mut Ebpf) -> Result<BTreeMap<String, OwnedFd>, LoadError> {
+fn verify_programs(
+    ebpf: &mut Ebpf,
+    families: Families,
+) -> Result<BTreeMap<String, OwnedFd>, LoadError> {
     let mut programs = BTreeMap::new();
-    for (name, program) in ebpf.programs_mut() {
+    let wanted = ebpf.programs_mut();
+    for (name, program) in wanted.filter(|(name, _)| families.include(name)) {
         let failed = |source| LoadError::Program {
             program: name.to_owned(),
             source: Box::new(source),

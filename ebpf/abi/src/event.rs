@@ -130,6 +130,8 @@ outcomes! {
     NoFlow = 41, "no_such_flow";
     /// A reset that only says that a lost flow was resumed by a wrong guess.
     ResetGuarded = 42, "reset_guarded";
+    /// A pod's packet of a family the cluster does not have.
+    OtherFamily = 43, "family_not_in_cluster";
 }
 
 /// First outcome that is a drop.
@@ -213,6 +215,28 @@ impl Tail {
         (Self::Part4, "part_4"),
         (Self::Part6, "part_6"),
     ];
+
+    /// The program is of IPv6 alone: not loaded where the cluster has none.
+    pub const fn is_ipv6(self) -> bool {
+        use Tail::*;
+        matches!(
+            self,
+            PodOut6
+                | PodOutNew6
+                | PodIn6
+                | PodInNew6
+                | UplinkIn6
+                | UplinkInNew6
+                | UplinkOut6
+                | UplinkOutNew6
+                | Reject6
+                | Probe6
+                | Begin6
+                | Judge6
+                | Resume6
+                | Part6
+        )
+    }
 }
 
 /// Slots of `tail`.

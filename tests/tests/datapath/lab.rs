@@ -10,7 +10,7 @@ use abi::{
     BeKey, BeValue, Cfg, Endpoint, FeKey, FeValue, LocalAddr, Mac, NetKey, NetKind, NetValue, Node,
     Port, Service, V4,
 };
-use agent::net::load::{Datapath, Sizes, netns_cookie};
+use agent::net::load::{Datapath, Families, Sizes, netns_cookie};
 use agent::net::maps::{
     BeTable, CfgTable, EpMacTable, EpTable, FeTable, IpTable, LiveTable, MapSet, NetTable,
     NodeTable, SvcTable,
@@ -62,7 +62,8 @@ impl Lab {
         sysctl(&node, "net.ipv4.conf.default.rp_filter=0");
         sysctl(&node, "net.ipv4.conf.uplink.rp_filter=0");
         let _ = Datapath::remove_all(&dir);
-        let datapath = Datapath::load_object(object(), &dir, sizes).expect("programs load");
+        let datapath =
+            Datapath::load_object(object(), &dir, sizes, Families::Both).expect("programs load");
         let maps = datapath.maps().expect("maps");
         let mut lab = Self {
             name,

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use abi::event::Count;
 use abi::*;
-use agent::net::load::Datapath;
+use agent::net::load::{Datapath, Families};
 use agent::net::maps::*;
 use bytemuck::Pod;
 use programs::hooks;
@@ -67,10 +67,15 @@ impl Machine {
     }
 
     pub fn kernel(name: &str) -> Self {
+        Self::kernel_with(name, Families::Both)
+    }
+
+    pub fn kernel_with(name: &str, families: Families) -> Self {
         own_network();
         let dir = std::env::temp_dir().join(format!("wl-bpf-run-{name}"));
         let _ = Datapath::remove_all(&dir);
-        let datapath = Datapath::load_object(super::lab::object(), &dir, &super::lab::small())
+        let object = super::lab::object();
+        let datapath = Datapath::load_object(object, &dir, &super::lab::small(), families)
             .expect("programs load");
         let maps = datapath.maps().expect("maps");
         Self::Kernel(Box::new(InKernel {

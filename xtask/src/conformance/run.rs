@@ -22,9 +22,11 @@ use crate::progress::Progress;
 
 /// Between two lines that say how far a run is.
 const SHOW: Duration = Duration::from_secs(15);
-/// When no test has ended for so long, those that run wait for what will never be: they are ended and
-/// have failed. The longest test takes 518 s on upstream's own cluster.
-const STALLED: Duration = Duration::from_secs(600);
+/// When no test of a phase has ended for this long, and for so much longer than its longest takes on
+/// upstream's own cluster, those that run wait for what will never be: they are ended and have failed.
+/// Many of upstream's tests give up by themselves after five minutes.
+const STALLED: Duration = Duration::from_secs(330);
+const LONGER: f64 = 1.2;
 /// Time ginkgo has, once told to end, before it and its workers are killed. Its tests have
 /// [`GRACE`] to clean up.
 const END: Duration = Duration::from_secs(60);
@@ -124,7 +126,14 @@ pub fn run(
         dir,
         start: Instant::now(),
         of: phase.tests.len(),
+        patience: patience(&phase.tests),
     })
+}
+
+/// How long a phase may go on without the end of a test.
+fn patience(tests: &[Test]) -> Duration {
+    let longest = tests.iter().filter_map(|test| test.upstream).max();
+    STALLED.max(longest.unwrap_or_default().mul_f64(LONGER))
 }
 
 fn argv(
@@ -170,6 +179,7 @@ pub struct Started {
     dir: PathBuf,
     start: Instant,
     of: usize,
+    patience: Duration,
 }
 
 impl Started {
@@ -200,9 +210,9 @@ impl Started {
                 ending.get_or_insert_with(Instant::now);
             } else if ending.is_some_and(|since| since.elapsed() >= END) {
                 self.signal(Signal::SIGKILL);
-            } else if ending.is_none() && latest.elapsed() >= STALLED {
-                let minutes = STALLED.as_secs() / 60;
-                progress.mark(format!("ending the tests: none ended in {minutes} minutes"));
+            } else if ending.is_none() && latest.elapsed() >= self.patience {
+                let seconds = self.patience.as_secs();
+                progress.mark(format!("ending the tests: none ended in {seconds} s"));
                 self.signal(Signal::SIGINT);
                 ending = Some(Instant::now());
             }
@@ -310,6 +320,19 @@ mod tests {
             .map(|p| (p.name, p.tests.len(), p.procs))
             .collect();
         assert_eq!(names, [("parallel", 2, 2), ("serial", 1, 1)]);
+    }
+
+    #[test]
+    fn the_longest_test_is_waited_for() {
+        let long = Test {
+            upstream: Some(Duration::from_secs(500)),
+            ..test("a", false)
+        };
+        assert_eq!(patience(&[test("b", false)]), STALLED);
+        assert_eq!(
+            patience(&[long, test("b", false)]),
+            Duration::from_secs(600)
+        );
     }
 
     #[test]

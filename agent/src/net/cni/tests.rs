@@ -61,7 +61,10 @@ pub(in crate::net) fn config(dir: &Path) -> Config {
         cluster_dns: vec!["10.96.0.10".parse().unwrap()],
         cluster_domain: "cluster.local".into(),
         service_cidrs: vec!["10.96.0.0/16".parse().unwrap()],
-        cluster_cidrs: vec!["10.244.0.0/16".parse().unwrap()],
+        cluster_cidrs: vec![
+            "10.244.0.0/16".parse().unwrap(),
+            "fd00:244::/48".parse().unwrap(),
+        ],
         node_ports: (30000, 32767),
         resolv_conf: "/etc/resolv.conf".into(),
         uplinks: vec![],

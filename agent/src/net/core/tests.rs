@@ -122,6 +122,18 @@ fn a_small_cluster() {
 }
 
 #[test]
+fn a_pod_gets_no_address_of_a_family_the_cluster_does_not_have() {
+    let mut objects = cluster();
+    let ranges = json!(["10.244.0.0/24", "fd00:244::/64"]);
+    objects[0]["spec"]["podCIDRs"] = ranges;
+    let mut core = core(&objects);
+    add(&mut core, "web-1", 11);
+    let attached = core.attachments().values().next().unwrap();
+    let expected: IpAddr = "10.244.0.1".parse().unwrap();
+    assert_eq!(attached.sandbox.addresses, [expected]);
+}
+
+#[test]
 fn an_empty_cluster_leaves_only_the_node_itself() {
     let mut core = core(&cluster());
     add(&mut core, "web-1", 11);

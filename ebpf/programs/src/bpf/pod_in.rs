@@ -7,7 +7,7 @@ use aya_ebpf::programs::TcContext;
 use programs::hooks::pod_in as logic;
 use programs::packet::{ETH_IPV4, ETH_IPV6};
 
-use super::skb::{Skb, other, protocol, tail};
+use super::skb::{Skb, ipv6, other, protocol};
 
 const HOOK: Hook = Hook::PodIn;
 
@@ -20,7 +20,7 @@ pub fn pod_in(ctx: TcContext) -> i32 {
             let next = logic::fast(&mut skb);
             skb.end(HOOK, next, Tail::PodInNew4)
         }
-        ETH_IPV6 => tail(skb, HOOK, Tail::PodIn6),
+        ETH_IPV6 => ipv6(skb, HOOK, Tail::PodIn6),
         _ => other(skb, HOOK, Outcome::NotIp),
     }
 }

@@ -42,28 +42,47 @@ pub fn protocol(skb: *mut __sk_buff) -> u16 {
 /// What a tc program does with a packet that is neither IPv4 nor IPv6.
 #[inline(always)]
 pub fn other(skb: *mut __sk_buff, hook: Hook, stranger: Outcome) -> i32 {
-    let mut skb = Skb::<V4>::new(skb);
-    let outcome = if protocol(skb.skb) == packet::ETH_ARP {
+    let outcome = if protocol(skb) == packet::ETH_ARP {
         Outcome::Neighbour
     } else {
         stranger
     };
-    skb.count(hook, outcome);
+    finish(skb, hook, outcome)
+}
+
+/// Goes on in another program; drops if it is not there.
+#[inline(always)]
+pub fn tail(skb: *mut __sk_buff, hook: Hook, tail: Tail) -> i32 {
+    tail_or(skb, hook, tail, Outcome::Internal)
+}
+
+/// Goes on in a hook's program of IPv6. Where the cluster has none it is not loaded: pods have no such
+/// packets to send or to get, and those of an uplink are the host's.
+#[inline(always)]
+pub fn ipv6(skb: *mut __sk_buff, hook: Hook, tail: Tail) -> i32 {
+    let absent = match hook {
+        Hook::UplinkIn | Hook::UplinkOut => Outcome::NotOurs,
+        Hook::PodOut | Hook::PodIn | Hook::Overlay | Hook::Socket => Outcome::OtherFamily,
+    };
+    tail_or(skb, hook, tail, absent)
+}
+
+#[inline(always)]
+fn tail_or(skb: *mut __sk_buff, hook: Hook, tail: Tail, absent: Outcome) -> i32 {
+    let ctx = aya_ebpf::programs::TcContext::new(skb);
+    // SAFETY: the program array outlives the call; nothing needs to be dropped here.
+    unsafe { maps::TAIL.tail_call(&ctx, tail as u32) };
+    finish(skb, hook, absent)
+}
+
+#[inline(always)]
+fn finish(skb: *mut __sk_buff, hook: Hook, outcome: Outcome) -> i32 {
+    Skb::<V4>::new(skb).count(hook, outcome);
     if outcome.is_drop() {
         TC_ACT_SHOT
     } else {
         TC_ACT_OK
     }
-}
-
-/// Goes on in another program; drops (or passes, at hooks that may) if it is not there.
-#[inline(always)]
-pub fn tail(skb: *mut __sk_buff, hook: Hook, tail: Tail) -> i32 {
-    let ctx = aya_ebpf::programs::TcContext::new(skb);
-    // SAFETY: the program array outlives the call; nothing needs to be dropped here.
-    unsafe { maps::TAIL.tail_call(&ctx, tail as u32) };
-    Skb::<V4>::new(skb).count(hook, Outcome::Internal);
-    TC_ACT_SHOT
 }
 
 /// The slow half of a hook.

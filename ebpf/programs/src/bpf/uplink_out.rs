@@ -7,7 +7,7 @@ use aya_ebpf::programs::TcContext;
 use programs::hooks::uplink_out as logic;
 use programs::packet::{ETH_IPV4, ETH_IPV6};
 
-use super::skb::{Skb, other, protocol, tail};
+use super::skb::{Skb, ipv6, other, protocol};
 
 const HOOK: Hook = Hook::UplinkOut;
 
@@ -23,7 +23,7 @@ pub fn uplink_out(ctx: TcContext) -> i32 {
             let next = logic::fast(&mut skb);
             skb.end(HOOK, next, Tail::UplinkOutNew4)
         }
-        ETH_IPV6 => tail(skb, HOOK, Tail::UplinkOut6),
+        ETH_IPV6 => ipv6(skb, HOOK, Tail::UplinkOut6),
         _ => other(skb, HOOK, Outcome::NotOurs),
     }
 }
