@@ -97,12 +97,14 @@ func http(args []string) error {
 	if err != nil {
 		return err
 	}
+	if *only == "" {
+		report.Whole()
+	}
 	return summary(report, len(scenarios))
 }
 
 func summary(report *replay.Report, scenarios int) error {
-	fmt.Printf("\n%d scenarios: %d answers the same, %d differ as expected, %d problems\n",
-		scenarios, report.Same, report.Expected, len(report.Problems))
+	fmt.Println()
 	var reasons []string
 	for reason := range report.Gaps {
 		reasons = append(reasons, reason)
@@ -114,6 +116,8 @@ func summary(report *replay.Report, scenarios int) error {
 	for _, problem := range report.Problems {
 		fmt.Println("PROBLEM", problem)
 	}
+	fmt.Printf("%d scenarios: %d answers compared, %d differ, %d accepted\n",
+		scenarios, report.Compared(), report.Differing, report.Expected)
 	if len(report.Problems) > 0 {
 		return fmt.Errorf("%d problems", len(report.Problems))
 	}

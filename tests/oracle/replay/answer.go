@@ -3,7 +3,9 @@ package replay
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -53,11 +55,14 @@ var texts = []struct {
 }
 
 func read(response *http.Response) (Answer, error) {
+	answer := header(response)
 	body, err := io.ReadAll(response.Body)
-	if err != nil {
+	if errors.Is(err, context.Canceled) {
+		answer.Body = "still open, so far: " + string(body)
+		return answer, nil
+	} else if err != nil {
 		return Answer{}, err
 	}
-	answer := header(response)
 	answer.raw = decode(response.Header.Get("Content-Type"), body)
 	answer.Body = mask("", answer.raw)
 	return answer, nil

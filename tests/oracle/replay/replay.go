@@ -12,17 +12,21 @@ import (
 	"time"
 )
 
-// eventLimit is how long a watch may take to show its events.
-const eventLimit = 20 * time.Second
+// openLimit is how long a watch may take to show its events, and how long the end of any body is waited for
+// once its answer has begun: a request that is never answered in full must not stop the run.
+const openLimit = 20 * time.Second
 
-// Report is what came of a run.
+// Report is what came of a run: how many answers were the same, differed as the cases say, and differed otherwise.
 type Report struct {
-	Same, Expected int
+	Same, Expected, Differing int
 	// Problems are differences nobody expected, and expected ones that are gone.
 	Problems []string
 	// Gaps are the reasons of expected differences and how often they were met.
 	Gaps map[string]int
 }
+
+// Compared is how many answers were looked at.
+func (r *Report) Compared() int { return r.Same + r.Expected + r.Differing }
 
 // Run replays scenarios against both servers. What happens is told line by line.
 func Run(ctx context.Context, pair *Pair, scenarios []Scenario, tell io.Writer) (*Report, error) {
@@ -43,6 +47,15 @@ func Run(ctx context.Context, pair *Pair, scenarios []Scenario, tell io.Writer) 
 		}
 	}
 	return report, nil
+}
+
+// Whole is called when all cases were run: a difference of all answers that was never met is out of date.
+func (r *Report) Whole() {
+	for _, gap := range everywhere {
+		if r.Gaps[gap.Reason] == 0 {
+			r.Problems = append(r.Problems, fmt.Sprintf("no difference at %s any more (%s)", gap.At, gap.Reason))
+		}
+	}
 }
 
 type run struct {
@@ -90,10 +103,11 @@ func (r *run) step(step Step) error {
 	}
 	found := differences(answers[0], answers[1])
 	if step.Quiet {
-		if answers[0].Status == answers[1].Status {
+		if answers[0].Status == answers[1].Status && answers[0].Status < http.StatusMultipleChoices {
 			return nil
 		}
-		found = found[:1]
+		// What the scenario is about would not be there.
+		return fmt.Errorf("ours: %s, upstream: %s", print(answers[0].Body), print(answers[1].Body))
 	}
 	r.judge(step, found)
 	return nil
@@ -108,6 +122,8 @@ func (r *run) ask(server *Server, step Step) (Answer, error) {
 	}
 	defer response.Body.Close()
 	if step.Events == 0 {
+		timer := time.AfterFunc(openLimit, cancel)
+		defer timer.Stop()
 		return read(response)
 	}
 	for _, during := range step.During {
@@ -124,7 +140,7 @@ func (r *run) ask(server *Server, step Step) (Answer, error) {
 			server.saved[name] = find(answer.raw, path)
 		}
 	}
-	return events(response, step.Events, eventLimit)
+	return events(response, step.Events, openLimit)
 }
 
 func (r *run) judge(step Step, found []Difference) {
@@ -135,6 +151,12 @@ func (r *run) judge(step Step, found []Difference) {
 		for i, gap := range step.Differs {
 			if covers(gap.At, difference.At) {
 				met[i], known = true, true
+			}
+		}
+		for _, gap := range everywhere {
+			if !known && covers(gap.At, difference.At) {
+				r.report.Gaps[gap.Reason]++
+				known = true
 			}
 		}
 		if !known {
@@ -164,6 +186,8 @@ func (r *run) judge(step Step, found []Difference) {
 		r.report.Same++
 	case "differs as expected":
 		r.report.Expected++
+	default:
+		r.report.Differing++
 	}
 	fmt.Fprintf(r.tell, "  %-20s %s\n", what, step.Do)
 	for _, difference := range unexpected {
