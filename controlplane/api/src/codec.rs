@@ -91,34 +91,69 @@ pub enum DecodeError {
 }
 
 impl DecodeError {
-    /// The 400 the server answers with; `kind` and `version` are what the endpoint expected.
-    pub fn to_status(&self, group: &str, version: &str, kind: &str) -> Status {
-        let api_version = if group.is_empty() {
-            version.to_owned()
-        } else {
-            format!("{group}/{version}")
+    /// The 400 the server answers with to this body; `version` and `kind` are what the endpoint
+    /// expected. Port of `transformDecodeError`
+    /// (`k8s.io/apiserver/pkg/endpoints/handlers/rest.go`).
+    pub fn to_status(&self, version: &str, kind: &str, body: &[u8]) -> Status {
+        if let DecodeError::Kind(text) = self {
+            return Status::bad_request(text.clone());
+        }
+        Status::bad_request(match self.unrecognized() {
+            Some(text) => format!(
+                "the object provided is unrecognized (must be of type {kind}): {text} ({})",
+                summary(body)
+            ),
+            None => format!(
+                "{kind} in version {} cannot be handled as a {kind}: {self}",
+                crate::status::quote(version),
+            ),
+        })
+    }
+
+    /// What the decoder says of a text that does not even tell what it is; none for one that does.
+    pub fn unrecognized(&self) -> Option<String> {
+        let parse_error = |text: &str| {
+            Some(format!(
+                "couldn't get version/kind; json parse error: {text}"
+            ))
         };
         match self {
-            DecodeError::Kind(text) => Status::bad_request(text.clone()),
-            // A text that cannot be read does not say what it is.
-            DecodeError::Syntax(text) if text.starts_with("yaml: ") => Status::bad_request(
-                format!("the object provided is unrecognized (must be of type {kind}): {text}"),
-            ),
-            DecodeError::Syntax(text) => Status::bad_request(format!(
-                "the object provided is unrecognized (must be of type {kind}): couldn't get \
-                 version/kind; json parse error: {text}"
-            )),
-            DecodeError::Value(_) | DecodeError::Strict(_) => Status::bad_request(format!(
-                "{kind} in version {} cannot be handled as a {kind}: {self}",
-                crate::status::quote(short_version(&api_version)),
-            )),
+            DecodeError::Syntax(text)
+                if text.starts_with("yaml: ") || text.starts_with(protobuf::NO_ENVELOPE) =>
+            {
+                Some(text.clone())
+            }
+            DecodeError::Syntax(text) => parse_error(text),
+            // Something else than an object: kind and apiVersion are looked for first.
+            DecodeError::Value(text) => {
+                let (found, _) = text.split_once(" into Go value of type ")?;
+                parse_error(&format!("{found} into Go value of type {TYPE_META}"))
+            }
+            DecodeError::Strict(_) | DecodeError::Kind(_) => None,
         }
     }
 }
 
-/// The last part of an apiVersion.
-fn short_version(api_version: &str) -> &str {
-    api_version.rsplit('/').next().unwrap_or(api_version)
+/// What upstream reads kind and apiVersion into, as Go prints the type.
+const TYPE_META: &str = r#"struct { APIVersion string "json:\"apiVersion,omitempty\""; Kind string "json:\"kind,omitempty\"" }"#;
+
+/// The beginning of a body as upstream's errors show it: as it is when it looks like JSON, else in
+/// hexadecimal digits.
+pub fn summary(body: &[u8]) -> String {
+    const MAX_BYTES: usize = 30;
+    if body.is_empty() {
+        return "<empty>".to_owned();
+    }
+    let shown = &body[..body.len().min(MAX_BYTES)];
+    let mut text = if body[0] == b'{' {
+        String::from_utf8_lossy(shown).into_owned()
+    } else {
+        shown.iter().map(|byte| format!("{byte:02x}")).collect()
+    };
+    if shown.len() < body.len() {
+        text.push_str(" ...");
+    }
+    text
 }
 
 /// As [`parse`], with what is wrong without being an error: duplicate keys.

@@ -9,7 +9,7 @@ use thiserror::Error;
 
 use crate::codec::{self, DecodeError, FieldValidation, Format};
 use crate::doc::{Doc, Value};
-use crate::status::{Cause, FieldError, Status};
+use crate::status::{FieldError, Status};
 
 pub mod json;
 pub mod merge;
@@ -62,6 +62,9 @@ pub enum PatchError {
     /// The patch is well-formed but does not fit the object: 422.
     #[error("{0}")]
     Unprocessable(String),
+    /// The patch cannot be applied, and upstream does not take that for the client's fault: 500.
+    #[error("{0}")]
+    Failed(String),
     /// The result does not fit the shape of the kind: 422.
     #[error("{error}")]
     Decode {
@@ -80,27 +83,32 @@ pub enum PatchError {
 }
 
 impl PatchError {
-    /// The Status the server answers with; group, version and kind are the endpoint's.
-    pub fn to_status(&self, _group: &str, _version: &str, _kind: &str) -> Status {
+    /// The Status the server answers with.
+    pub fn to_status(&self) -> Status {
         match self {
             PatchError::Malformed(text) => Status::bad_request(text.clone()),
-            PatchError::Unprocessable(text) => Status::new(
-                422,
-                "Invalid",
-                "the server rejected our request due to an error in our request",
-            )
-            .with_cause(Cause {
-                reason: "UnexpectedServerResponse".to_owned(),
-                message: text.clone(),
-                field: String::new(),
-            }),
+            // What is wrong is not told: upstream's answer has no causes.
+            PatchError::Unprocessable(_) => Status::rejected(),
+            PatchError::Failed(text) => Status::new(500, "", text.clone()),
             PatchError::Decode { error, shown } => {
                 let error = FieldError::invalid("patch", shown, error.to_string());
                 Status::invalid("", "", "", &[error])
             }
             PatchError::TooLarge(text) => Status::too_large(text),
-            PatchError::Unsupported => Status::unsupported_media_type(&PatchKind::MEDIA_TYPES[..3]),
+            PatchError::Unsupported => Status::unsupported_patch(),
         }
+    }
+}
+
+/// What is said of a patch that is not JSON, before anything else is looked at.
+const NO_JSON: &str = "invalid JSON patch";
+
+/// Whether a patch is one at all; for those that there is nothing to apply to.
+pub fn check_json(patch: &[u8]) -> Result<(), PatchError> {
+    let arena = Bump::new();
+    match codec::parse(Format::Json, patch, &arena) {
+        Ok(_) => Ok(()),
+        Err(_) => Err(PatchError::Malformed(NO_JSON.to_owned())),
     }
 }
 
@@ -204,7 +212,7 @@ fn parse_patch<'a>(
         "error decoding patch: "
     };
     let (value, mut problems) = codec::parse_with_problems(Format::Json, bytes, arena)
-        .map_err(|error| PatchError::Malformed(format!("{prefix}{error}")))?;
+        .map_err(|_| PatchError::Malformed(NO_JSON.to_owned()))?;
     let fits = match kind {
         PatchKind::Json => matches!(value, Value::List(_)),
         PatchKind::Merge | PatchKind::Strategic | PatchKind::Apply => {

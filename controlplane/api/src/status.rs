@@ -13,8 +13,7 @@ use crate::doc::Value;
 
 mod quote;
 
-pub(crate) use quote::is_printable;
-pub use quote::quote;
+pub use quote::{is_printable, quote};
 
 /// How many seconds clients are asked to wait after an error that may pass by itself.
 pub const RETRY_AFTER_SECONDS: u32 = 1;
@@ -421,6 +420,25 @@ impl Status {
         let list = supported.join(", ");
         let text = format!("only the following media types are accepted: {list}");
         Status::new(406, "NotAcceptable", text)
+    }
+
+    /// 406: nothing in the Accept header is a media type of the server.
+    pub fn no_representation(available: &[&str]) -> Status {
+        let list = available.join(", ");
+        let text = format!("406: Not Acceptable\n\nAvailable representations: {list}");
+        Status::new(406, "NotAcceptable", text).about("", "", "")
+    }
+
+    /// 422 without an explanation.
+    pub fn rejected() -> Status {
+        let text = "the server rejected our request due to an error in our request";
+        Status::new(422, "Invalid", text).about("", "", "")
+    }
+
+    /// 415: the body's media type is none of those of the path.
+    pub fn unsupported_patch() -> Status {
+        let text = "415: Unsupported Media Type";
+        Status::new(415, "UnsupportedMediaType", text).about("", "", "")
     }
 
     /// 415: the body's media type is not understood.

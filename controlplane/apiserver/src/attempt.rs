@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use api::{
-    Doc, Facts, PatchKind, Resource, Status,
+    Doc, Facts, PatchKind, Resource, Status, Value,
     strategy::{Part, SystemFields},
 };
 use bumpalo::Bump;
@@ -101,7 +101,7 @@ pub async fn create(call: &Call, body: &Encoded) -> Result<Answer, Status> {
             }
             return Err(exists(call, &name, prepared.generated_name));
         }
-        if call.dry_run()? {
+        if call.dry_run() {
             return dry(call, prepared, 201, None);
         }
         match commit(call, &prepared, None, false).await? {
@@ -133,7 +133,7 @@ pub async fn update(call: &Call, subresource: &str, update: &Update<'_>) -> Resu
             Step::Write(prepared) => (prepared, false),
             Step::Remove(prepared) => (prepared, true),
         };
-        if call.dry_run()? {
+        if call.dry_run() {
             return dry(call, prepared, 200, Some(&old));
         }
         if let Some(revision) = commit(call, &prepared, Some(&old), remove).await? {
@@ -149,6 +149,9 @@ async fn create_by_update(
     subresource: &str,
     update: &Update<'_>,
 ) -> Result<Answer, Status> {
+    if let Update::Patch { body, .. } = update {
+        api::patch::check_json(body).map_err(|e| e.to_status())?;
+    }
     let Update::Replace { body } = update else {
         return Err(call.not_found());
     };
@@ -171,9 +174,17 @@ fn prepare_create(call: &Call, body: &Encoded) -> Result<Prepared, Status> {
     fit_namespace(call, &mut doc)?;
     let generated_name = fit_name(call, &mut doc)?;
     if !doc.meta("resourceVersion").is_empty() {
+        // An error of upstream's storage that nothing makes the client's fault.
         let text = "resourceVersion should not be set on objects to be created";
-        return Err(Status::bad_request(text));
+        return Err(Status::new(500, "", text));
     }
+    // A Job without labels has its template's. Upstream's defaults share the map, so those that the
+    // strategy gives the template are among them.
+    let shares_labels = row.kind == "Job"
+        && doc
+            .get(&["metadata", "labels"])
+            .and_then(Value::as_object)
+            .is_none_or(|labels| labels.is_empty());
     api::default::default(row, &mut doc);
     let mut admission = admission::Admission::new(call, row, None);
     admission.mutate(&mut doc)?;
@@ -193,6 +204,12 @@ fn prepare_create(call: &Call, body: &Encoded) -> Result<Prepared, Status> {
     warnings.append(&mut api::warn::on_create(row, &doc));
     admission.validate(&doc)?;
     warnings.append(&mut admission.warnings);
+    if shares_labels {
+        let labels = doc.get(&["spec", "template", "metadata", "labels"]);
+        if let Some(labels) = labels.map(|labels| labels.copy_in(doc.arena())) {
+            doc.set(&["metadata", "labels"], labels);
+        }
+    }
     let (namespace, name) = (doc.namespace(), doc.name());
     let key: Key = format!("{namespace}/{name}").into();
     let bytes = stored_bytes(&mut doc)?;
@@ -293,8 +310,8 @@ fn changed<'a>(
         Update::Replace { body } => decode(call, body, &row.schema, arena),
         Update::Patch { kind, body } => {
             let patch = arena.alloc_slice_copy(body);
-            api::patch::apply_patch(*kind, old, patch, call.field_validation()?, arena)
-                .map_err(|e| e.to_status(row.group, row.version, row.kind))
+            api::patch::apply_patch(*kind, old, patch, call.field_validation(), arena)
+                .map_err(|e| e.to_status())
         }
         Update::With(edit) => {
             let mut doc = old.clone();
@@ -333,7 +350,9 @@ fn check_identity(
         )));
     }
     let uid = doc.meta("uid");
-    if !uid.is_empty() && uid != old_doc.meta("uid") {
+    // Of a patch it is no precondition; validation finds it changed.
+    let is_patch = call.attributes.verb == "patch";
+    if !is_patch && !uid.is_empty() && uid != old_doc.meta("uid") {
         let why = format!(
             "Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
             old_doc.meta("uid")
@@ -361,8 +380,9 @@ fn check_version(row: &Resource, doc: &Doc<'_>, old: &Object) -> Result<(), Stat
         Ok(version) if version == old.revision => Ok(()),
         Ok(_) => Err(Status::stale(row.group, row.plural, old.name())),
         Err(_) => {
-            let text = "strconv.ParseUint: parsing the resourceVersion: invalid syntax";
-            invalid(api::FieldError::invalid(field, version, text))
+            let quoted = api::status::quote(version);
+            let text = format!("strconv.ParseUint: parsing {quoted}: invalid syntax");
+            Err(Status::new(500, "", text))
         }
     }
 }

@@ -13,7 +13,7 @@ pub struct Attributes {
     pub verb: String,
     /// False for `/healthz`, `/apis`, `/openapi/v3` and the like.
     pub is_resource: bool,
-    /// Path without query.
+    /// Path without query, decoded.
     pub path: String,
     /// `""` for the core group.
     pub group: String,
@@ -37,13 +37,14 @@ impl Attributes {
     /// Parses a request line.
     pub fn parse(method: &Method, path: &str, query: Option<&str>) -> Self {
         let mut attributes = Self {
-            path: path.to_owned(),
+            path: percent_decode(path, false),
             query: parse_query(query.unwrap_or_default()),
             ..Self::default()
         };
+        // Empty parts in the middle count: the namespace of `/api/v1/namespaces//pods` is "".
         let parts: Vec<String> = path
+            .trim_matches('/')
             .split('/')
-            .filter(|p| !p.is_empty())
             .map(|p| percent_decode(p, false))
             .collect();
         let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
@@ -73,6 +74,12 @@ impl Attributes {
             .iter()
             .find(|(k, _)| k == name)
             .map(|(_, v)| v.as_str())
+    }
+
+    /// All values of a query parameter.
+    pub fn params(&self, name: &str) -> Vec<&str> {
+        let values = self.query.iter().filter(|(k, _)| k == name);
+        values.map(|(_, v)| v.as_str()).collect()
     }
 
     /// A boolean query parameter, by Go's rules of `strconv.ParseBool` as the API conversion uses
@@ -293,6 +300,16 @@ mod tests {
                 "n1",
             ),
             (
+                "GET",
+                "/api/v1/namespaces//pods/",
+                "list",
+                "",
+                "",
+                "pods",
+                "",
+                "",
+            ),
+            (
                 "PATCH",
                 "/api/v1/nodes/n1/status",
                 "patch",
@@ -337,6 +354,7 @@ mod tests {
             assert!(!a.is_resource, "{uri}");
             assert_eq!(a.verb, "get");
         }
+        assert_eq!(parse(Method::GET, "/a%3Cb%3E?c=d").path, "/a<b>");
     }
 
     #[test]

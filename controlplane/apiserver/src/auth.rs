@@ -232,23 +232,22 @@ impl Auth {
             ("tokenreviews", "") => review::token(body, |token, audiences| {
                 self.token_user(token, audiences, clock::unix_now())
             }),
-            ("subjectaccessreviews", "") => {
-                review::access("SubjectAccessReview", body, "", None, decide)
-            }
+            ("subjectaccessreviews", "") => review::access(body, "", None, decide),
             ("localsubjectaccessreviews", "") => {
                 let namespace = &attributes.namespace;
-                review::access("LocalSubjectAccessReview", body, namespace, None, decide)
+                review::access(body, namespace, None, decide)
             }
-            ("selfsubjectaccessreviews", "") => {
-                review::access("SelfSubjectAccessReview", body, "", Some(user), decide)
-            }
+            ("selfsubjectaccessreviews", "") => review::access(body, "", Some(user), decide),
             ("selfsubjectrulesreviews", "") => review::rules(body, |namespace| {
                 (
                     self.rbac().rules_for(user, namespace),
                     user.node_name().is_some(),
                 )
             }),
-            ("selfsubjectreviews", "") => review::who_am_i(body, user),
+            ("selfsubjectreviews", "") => {
+                let now = clock::rfc3339(clock::unix_now());
+                review::who_am_i(body, user, &now)
+            }
             (resource, _) => Err(Status::not_found(
                 &attributes.group,
                 resource,

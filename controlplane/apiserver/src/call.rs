@@ -51,27 +51,15 @@ impl Call {
         })
     }
 
-    /// `dryRun=All`.
-    pub fn dry_run(&self) -> Result<bool, Status> {
-        match self.attributes.param("dryRun") {
-            None | Some("") => Ok(false),
-            Some("All") => Ok(true),
-            Some(other) => Err(Status::invalid(
-                "meta.k8s.io",
-                "CreateOptions",
-                "",
-                &[api::FieldError::not_supported("dryRun", other, &["All"])],
-            )),
-        }
+    /// `dryRun=All`; other values were refused.
+    pub fn dry_run(&self) -> bool {
+        self.attributes.param("dryRun").is_some()
     }
 
-    pub fn field_validation(&self) -> Result<FieldValidation, Status> {
+    /// `fieldValidation`; unknown values were refused.
+    pub fn field_validation(&self) -> FieldValidation {
         let text = self.attributes.param("fieldValidation").unwrap_or_default();
-        FieldValidation::parse(text).ok_or_else(|| {
-            let supported = ["Ignore", "Warn", "Strict"];
-            let error = api::FieldError::not_supported("fieldValidation", text, &supported);
-            Status::invalid("meta.k8s.io", "CreateOptions", "", &[error])
-        })
+        FieldValidation::parse(text).unwrap_or_default()
     }
 
     pub fn now_text(&self) -> String {

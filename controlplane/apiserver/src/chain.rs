@@ -1,16 +1,18 @@
 //! The request chain: panic recovery → request info → authentication → impersonation → limit of
-//! requests in flight → authorization → the resource's verb (or one of the few other paths).
+//! requests in flight → authorization → the resource's verb (or one of the few other paths) → the
+//! headers of every answer.
 //!
 //! Each layer that is more than a line has a file under `chain/`.
 
+pub mod headers;
 mod impersonate;
 pub mod limit;
 
 use std::panic::AssertUnwindSafe;
 
-use api::{Facts, Status};
+use api::{Facts, Resource, Status};
 use futures::FutureExt;
-use http::{Response, header, request::Parts};
+use http::{Method, Response, StatusCode, header, request::Parts};
 
 use crate::{
     ApiServer,
@@ -28,27 +30,42 @@ use crate::{
 /// Answers one request. Never fails: every failure is a `Status`.
 pub async fn run(server: ApiServer, parts: Parts, body: LazyBody) -> Response<Body> {
     let path = parts.uri.path().to_owned();
+    let audit_id = headers::audit_id(&parts.headers);
+    let is_head = parts.method == Method::HEAD;
+    let accept = parts.headers.get(header::ACCEPT).cloned();
+    let failure = |status| headers::failure(&status, accept.as_ref());
     let handled = AssertUnwindSafe(handle(server, parts, body))
         .catch_unwind()
         .await;
-    match handled {
+    let mut response = match handled {
         Ok(Ok(response)) => response,
-        Ok(Err(status)) => body::failure(&status),
+        Ok(Err(status)) => failure(status),
         Err(_) => {
             tracing::error!(path, "a request panicked");
-            body::failure(&Status::internal(
+            failure(Status::internal(
                 "this request caused a panic; see the server's log",
             ))
         }
+    };
+    headers::complete(&mut response, audit_id);
+    if is_head {
+        // h2 has no rule of its own that an answer to HEAD ends with its headers.
+        *response.body_mut() = body::full("");
     }
+    response
 }
 
 async fn handle(server: ApiServer, parts: Parts, body: LazyBody) -> Result<Response<Body>, Status> {
     let attributes = Attributes::parse(&parts.method, parts.uri.path(), parts.uri.query());
     let user = server.auth().authenticate(&parts).await?;
-    let user = impersonate::apply(&server, user, &parts.headers)?;
+    let user = match impersonate::apply(&server, user, &parts.headers) {
+        Ok(user) => user,
+        Err(status) => return Ok(headers::refusal(&status, parts.headers.get(header::ACCEPT))),
+    };
     let _slot = limit::enter(&server, &attributes, &parts)?;
-    authorize(&server, &user, &attributes)?;
+    if let Err(status) = authorize(&server, &user, &attributes) {
+        return Ok(headers::refusal(&status, parts.headers.get(header::ACCEPT)));
+    }
     if attributes.is_resource {
         return resource(server, user, attributes, parts, body).await;
     }
@@ -70,6 +87,11 @@ pub fn authorize(
 /// Port of `forbiddenMessage` in `k8s.io/apiserver/pkg/endpoints/handlers/responsewriters/errors.go`.
 fn forbidden(user: &UserInfo, attributes: &Attributes, reason: &str) -> Status {
     let quote = api::status::quote;
+    // Nothing that looks like HTML.
+    let quote = |text: &str| {
+        let quoted = quote(text).replace('&', "&amp;");
+        quoted.replace('<', "&lt;").replace('>', "&gt;")
+    };
     let who = quote(&user.username);
     let verb = quote(&attributes.verb);
     if !attributes.is_resource {
@@ -113,9 +135,10 @@ async fn resource(
     body: LazyBody,
 ) -> Result<Response<Body>, Status> {
     let facts = Facts::get();
-    let resource = facts
-        .resource(&attributes.group, &attributes.version, &attributes.resource)
-        .ok_or_else(Status::page_not_found)?;
+    let known = facts.resource(&attributes.group, &attributes.version, &attributes.resource);
+    let Some(resource) = known else {
+        return nowhere(&attributes.path);
+    };
     let subresource = match attributes.subresource.as_str() {
         "" => None,
         name => Some(
@@ -150,6 +173,8 @@ async fn resource(
         // The namespace object itself lives in no namespace; authorization has seen its name.
         attributes.namespace.clear();
     }
+    let deprecation = deprecation(resource);
+    let accept = parts.headers.get(header::ACCEPT).cloned();
     let now = clock::unix_now();
     let call = Call {
         server,
@@ -163,7 +188,23 @@ async fn resource(
         body,
         now,
     };
-    rest::dispatch(call).await
+    let answer = rest::dispatch(call).await;
+    let Some(warning) = deprecation else {
+        return answer;
+    };
+    let answer = answer.unwrap_or_else(|status| headers::failure(&status, accept.as_ref()));
+    Ok(headers::warned(answer, warning))
+}
+
+/// What whoever uses a resource is warned of (the prerelease lifecycle of `k8s.io/api/core/v1`).
+fn deprecation(resource: &Resource) -> Option<&'static str> {
+    match (resource.group, resource.plural) {
+        ("", "componentstatuses") => Some("v1 ComponentStatus is deprecated in v1.19+"),
+        ("", "endpoints") => {
+            Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice")
+        }
+        _ => None,
+    }
 }
 
 fn other(
@@ -178,11 +219,37 @@ fn other(
     if path == "/version" {
         return Ok(body::json(200, version()));
     }
-    discovery::respond(path, &parts.headers)
+    let document = discovery::respond(path, &parts.headers)
         .or_else(|| server.auth().openid(path))
-        .or_else(|| openapi::respond(path, &attributes.query, &parts.headers))
-        .map(|response| response.map(body::full))
-        .ok_or_else(Status::page_not_found)
+        .or_else(|| openapi::respond(path, &attributes.query, &parts.headers));
+    Ok(match document {
+        Some(document) => document.map(body::full),
+        None => nowhere(path)?,
+    })
+}
+
+/// What leads nowhere. Below the paths of the groups there are it is upstream's routes that say so, with a
+/// Status; everywhere else nobody is there to say more than a web server does.
+fn nowhere(path: &str) -> Result<Response<Body>, Status> {
+    let mut parts = path.trim_start_matches('/').split('/');
+    let is_routed = match (parts.next(), parts.next()) {
+        (Some("api"), _) => true,
+        (Some("apis"), Some(group)) => {
+            let mut groups = Facts::get().groups.iter();
+            !group.is_empty() && groups.any(|known| known.name == group)
+        }
+        _ => false,
+    };
+    if is_routed {
+        return Err(Status::page_not_found());
+    }
+    if path.starts_with("/openapi/v3/") {
+        let mut response = Response::new(body::full(""));
+        *response.status_mut() = StatusCode::NOT_FOUND;
+        return Ok(response);
+    }
+    let text = body::text(StatusCode::NOT_FOUND, "404 page not found\n");
+    Ok(headers::nosniff(text))
 }
 
 fn version() -> Vec<u8> {
@@ -193,9 +260,17 @@ fn version() -> Vec<u8> {
         release
     };
     let mut numbers = release.trim_start_matches('v').split('.');
+    let major = numbers.next().unwrap_or_default();
+    let minor = numbers.next().unwrap_or_default();
+    // What may still be there was written one version before (k8s.io/component-base/compatibility).
+    let before = minor.parse::<u32>().unwrap_or_default().saturating_sub(1);
     let version = serde_json::json!({
-        "major": numbers.next().unwrap_or_default(),
-        "minor": numbers.next().unwrap_or_default(),
+        "major": major,
+        "minor": minor,
+        "emulationMajor": major,
+        "emulationMinor": minor,
+        "minCompatibilityMajor": major,
+        "minCompatibilityMinor": before.to_string(),
         "gitVersion": format!("{release}+windlass"),
         "gitCommit": "",
         "gitTreeState": "clean",

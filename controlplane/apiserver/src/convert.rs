@@ -17,6 +17,12 @@ pub fn item(resource: &Resource, stored: Vec<u8>) -> Vec<u8> {
     match serde_json::from_slice::<Map<String, Value>>(&stored) {
         Ok(mut map) => {
             rename(&mut map, EVENT_FIELDS);
+            // Left out when empty, in this version alone.
+            for field in ["reportingController", "reportingInstance"] {
+                if map.get(field).is_some_and(|value| value == "") {
+                    map.remove(field);
+                }
+            }
             serde_json::to_vec(&map).unwrap_or(stored)
         }
         Err(_) => stored,
@@ -64,5 +70,22 @@ fn rename(map: &mut Map<String, Value>, names: &[(&str, &str)]) {
         if let Some(value) = map.remove(*from) {
             map.insert((*to).to_owned(), value);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use api::Facts;
+
+    use super::*;
+
+    #[test]
+    fn an_event_without_a_controller_names_none() {
+        let resource = Facts::get()
+            .resource("events.k8s.io", "v1", "events")
+            .unwrap();
+        let stored = br#"{"message":"m","reportingComponent":"","reportingInstance":""}"#;
+        let served = item(resource, stored.to_vec());
+        assert_eq!(served, br#"{"note":"m"}"#);
     }
 }

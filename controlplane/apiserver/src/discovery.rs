@@ -1,4 +1,5 @@
-//! `/api`, `/apis`, `/api/v1`, `/apis/G`, `/apis/G/V`: older lists and aggregated discovery v2.
+//! `/api`, `/apis`, `/api/v1`, `/apis/G`, `/apis/G/V`: older lists and aggregated discovery v2 (its
+//! v2beta1 is gone from upstream too: who asks for nothing else gets the older lists).
 //!
 //! Everything comes from the facts and never changes while the process runs (there are no custom
 //! resources yet), so each document is built once.
@@ -13,17 +14,8 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-/// Media type parameters of the aggregated document, in both served versions.
-const AGGREGATED: [(&str, &str); 2] = [
-    (
-        "v2",
-        "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList",
-    ),
-    (
-        "v2beta1",
-        "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList",
-    ),
-];
+/// Media type of the aggregated document.
+const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
 
 /// A document with the hash it is known by.
 struct Document {
@@ -34,10 +26,8 @@ struct Document {
 /// The answer, or none when the path is not one of discovery's.
 pub fn respond(path: &str, headers: &HeaderMap) -> Option<Response<Bytes>> {
     let path = path.trim_end_matches('/');
-    if matches!(path, "/api" | "/apis")
-        && let Some((version, media_type)) = wants_aggregated(headers)
-    {
-        return Some(aggregated(path == "/api", version, media_type, headers));
+    if matches!(path, "/api" | "/apis") && wants_aggregated(headers) {
+        return Some(aggregated(path == "/api", headers));
     }
     let facts = Facts::get();
     let document = match path {
@@ -119,12 +109,16 @@ fn resource_list(facts: &Facts, group: &str, version: &str) -> Value {
         let subresources = resource.subresources.iter();
         entries.extend(subresources.map(|sub| subresource_entry(resource, sub)));
     }
-    json!({
+    let mut list = json!({
         "kind": "APIResourceList",
-        "apiVersion": "v1",
         "groupVersion": group_version,
         "resources": entries,
-    })
+    });
+    // The core group's list has never had one (upstream: stripVersionNegotiatedSerializer).
+    if !group.is_empty() {
+        list["apiVersion"] = "v1".into();
+    }
+    list
 }
 
 fn of_version<'f>(
@@ -175,49 +169,30 @@ fn subresource_entry(resource: &Resource, sub: &Subresource) -> Value {
 
 // === the aggregated document ===
 
-/// The version of the aggregated document the client prefers, if it wants one at all.
-fn wants_aggregated(headers: &HeaderMap) -> Option<(&'static str, &'static str)> {
-    let accept = headers.get(header::ACCEPT)?.to_str().ok()?;
-    accept.split(',').find_map(|range| {
+/// Whether the client can read the aggregated document.
+fn wants_aggregated(headers: &HeaderMap) -> bool {
+    let accept = headers.get(header::ACCEPT).and_then(|v| v.to_str().ok());
+    accept.unwrap_or_default().split(',').any(|range| {
         let mut parts = range.split(';').map(str::trim);
-        if parts.next() != Some("application/json") {
-            return None;
-        }
+        let is_json = parts.next() == Some("application/json");
         let parameters: Vec<&str> = parts.collect();
-        if !parameters.contains(&"as=APIGroupDiscoveryList") {
-            return None;
-        }
-        AGGREGATED.into_iter().find(|(version, _)| {
-            parameters
-                .iter()
-                .any(|parameter| parameter.strip_prefix("v=") == Some(version))
-        })
+        is_json && parameters.contains(&"as=APIGroupDiscoveryList") && parameters.contains(&"v=v2")
     })
 }
 
-fn aggregated(
-    core: bool,
-    version: &str,
-    media_type: &'static str,
-    headers: &HeaderMap,
-) -> Response<Bytes> {
-    static DOCUMENTS: OnceLock<Vec<Document>> = OnceLock::new();
-    let documents = DOCUMENTS.get_or_init(|| {
-        let both = |version: &&str| [true, false].map(|core| build(core, version));
-        AGGREGATED
-            .iter()
-            .map(|(version, _)| version)
-            .flat_map(both)
-            .collect()
-    });
-    let index = 2 * usize::from(version != AGGREGATED[0].0) + usize::from(!core);
-    let document = &documents[index];
-    conditional(&document.etag, media_type, headers, || {
+fn aggregated(core: bool, headers: &HeaderMap) -> Response<Bytes> {
+    static DOCUMENTS: OnceLock<[Document; 2]> = OnceLock::new();
+    let documents = DOCUMENTS.get_or_init(|| [true, false].map(build));
+    let document = &documents[usize::from(!core)];
+    let mut response = conditional(&document.etag, AGGREGATED, headers, || {
         document.body.clone()
-    })
+    });
+    let public = HeaderValue::from_static("public");
+    response.headers_mut().insert(header::CACHE_CONTROL, public);
+    response
 }
 
-fn build(core: bool, version: &str) -> Document {
+fn build(core: bool) -> Document {
     let facts = Facts::get();
     let groups = facts
         .groups
@@ -225,7 +200,7 @@ fn build(core: bool, version: &str) -> Document {
         .filter(|group| group.name.is_empty() == core);
     let list = json!({
         "kind": "APIGroupDiscoveryList",
-        "apiVersion": format!("apidiscovery.k8s.io/{version}"),
+        "apiVersion": "apidiscovery.k8s.io/v2",
         "metadata": {},
         "items": groups.map(|group| group_discovery(facts, group)).collect::<Vec<_>>(),
     });
@@ -244,11 +219,24 @@ fn group_discovery(facts: &Facts, group: &Group) -> Value {
             json!({"version": version, "resources": resources, "freshness": "Current"})
         })
         .collect();
-    json!({"metadata": {"name": group.name, "creationTimestamp": null}, "versions": versions})
+    let mut metadata = json!({});
+    if !group.name.is_empty() {
+        metadata["name"] = group.name.into();
+    }
+    json!({"metadata": metadata, "versions": versions})
 }
 
 fn resource_discovery(resource: &Resource) -> Value {
-    let kind = |group: &str, version: &str, kind: &str| json!({"group": group, "version": version, "kind": kind});
+    // Group and version are named where they are not those of the document's entry.
+    let own = (resource.group, resource.version);
+    let kind = |group, version, kind: &str| {
+        let (group, version) = if (group, version) == own {
+            ("", "")
+        } else {
+            (group, version)
+        };
+        json!({"group": group, "version": version, "kind": kind})
+    };
     let mut entry = json!({
         "resource": resource.plural,
         "responseKind": kind(resource.group, resource.version, resource.kind),
@@ -308,7 +296,6 @@ pub(crate) fn conditional(
     let answer = response.headers_mut();
     answer.insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
     answer.insert(header::VARY, HeaderValue::from_static("Accept"));
-    answer.insert(header::CACHE_CONTROL, HeaderValue::from_static("public"));
     if let Ok(value) = HeaderValue::from_str(etag) {
         answer.insert(header::ETAG, value);
     }
@@ -357,6 +344,42 @@ mod tests {
                 .sum()
         };
         assert_eq!(count("/api") + count("/apis"), Facts::get().resources.len());
+    }
+
+    #[test]
+    fn clients_that_know_only_the_beta_get_the_older_lists() {
+        let beta = "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList,application/json";
+        assert_eq!(body(&get("/apis", beta).unwrap())["kind"], "APIGroupList");
+    }
+
+    #[test]
+    fn what_goes_without_saying_is_left_out() {
+        let list = body(&get("/api", KUBECTL).unwrap());
+        assert_eq!(list["items"][0]["metadata"], json!({}));
+        let resources = list["items"][0]["versions"][0]["resources"]
+            .as_array()
+            .unwrap();
+        let pods = resources.iter().find(|r| r["resource"] == "pods").unwrap();
+        let kind = |of: &Value| of["responseKind"].clone();
+        assert_eq!(
+            kind(pods),
+            json!({"group": "", "version": "", "kind": "Pod"})
+        );
+        let subresources = pods["subresources"].as_array().unwrap();
+        let eviction = subresources
+            .iter()
+            .find(|s| s["subresource"] == "eviction")
+            .unwrap();
+        let expected = json!({"group": "policy", "version": "v1", "kind": "Eviction"});
+        assert_eq!(kind(eviction), expected);
+        assert_eq!(
+            body(&get("/api/v1", "*/*").unwrap()).get("apiVersion"),
+            None
+        );
+        assert_eq!(
+            body(&get("/apis/apps/v1", "*/*").unwrap())["apiVersion"],
+            "v1"
+        );
     }
 
     #[test]

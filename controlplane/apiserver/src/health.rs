@@ -8,12 +8,13 @@ use std::fmt::Write as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, RwLock};
 
-use http::{HeaderValue, Response, StatusCode, header};
+use http::{Response, StatusCode};
 
 use crate::{
     ApiServer,
     attributes::Attributes,
     body::{self, Body},
+    chain::headers,
 };
 
 const ENDPOINTS: [&str; 3] = ["healthz", "livez", "readyz"];
@@ -73,7 +74,7 @@ pub fn respond(server: &ApiServer, attributes: &Attributes) -> Option<Response<B
         return None;
     }
     let checks = checks(server);
-    let mut response = if check.is_empty() {
+    let response = if check.is_empty() {
         all(endpoint, &checks, attributes)
     } else {
         let (_, failure) = checks.into_iter().find(|(name, _)| name == check)?;
@@ -85,14 +86,7 @@ pub fn respond(server: &ApiServer, attributes: &Attributes) -> Option<Response<B
             }
         }
     };
-    let headers = response.headers_mut();
-    let nosniff = HeaderValue::from_static("nosniff");
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, nosniff);
-    headers.insert(
-        header::CACHE_CONTROL,
-        HeaderValue::from_static("no-cache, private"),
-    );
-    Some(response)
+    Some(headers::nosniff(response))
 }
 
 fn checks(server: &ApiServer) -> Vec<Check> {

@@ -27,10 +27,21 @@ pub enum Form {
 pub struct Output {
     pub encoding: Encoding,
     pub form: Form,
+    /// The form is wanted in `meta.k8s.io/v1beta1`.
+    pub is_beta: bool,
 }
 
 /// What answers can be.
 pub const SUPPORTED: [&str; 2] = ["application/json", "application/yaml"];
+
+impl Encoding {
+    pub fn media_type(self) -> &'static str {
+        match self {
+            Encoding::Json => "application/json",
+            Encoding::Yaml => "application/yaml",
+        }
+    }
+}
 
 impl Output {
     /// The first acceptable clause. An absent header accepts JSON.
@@ -45,15 +56,33 @@ impl Output {
         clauses
             .into_iter()
             .find_map(|(_, clause)| Self::of_clause(clause))
-            .ok_or_else(|| Status::not_acceptable(&SUPPORTED))
+            .ok_or_else(|| refusal(accept))
+    }
+
+    /// How an error is written: as the client wants objects, and JSON when it wants nothing we have.
+    pub fn of_error(accept: Option<&str>) -> Encoding {
+        match Self::of_accept(accept) {
+            Ok(Self {
+                encoding,
+                form: Form::Object,
+                is_beta: _,
+            }) => encoding,
+            Ok(_) | Err(_) => Encoding::Json,
+        }
+    }
+
+    /// `apiVersion` of tables and of what is metadata alone.
+    pub fn meta_version(self) -> &'static str {
+        if self.is_beta {
+            "meta.k8s.io/v1beta1"
+        } else {
+            "meta.k8s.io/v1"
+        }
     }
 
     /// The content type of an answer.
     pub fn content_type(self) -> &'static str {
-        match self.encoding {
-            Encoding::Json => "application/json",
-            Encoding::Yaml => "application/yaml",
-        }
+        self.encoding.media_type()
     }
 
     fn of_clause(clause: &str) -> Option<Self> {
@@ -83,7 +112,31 @@ impl Output {
             }
             _ => return None,
         };
-        Some(Self { encoding, form })
+        let is_beta = form != Form::Object && version == "v1beta1";
+        Some(Self {
+            encoding,
+            form,
+            is_beta,
+        })
+    }
+}
+
+/// Media types we do not have at all are refused by upstream's routes, forms of those that we have by
+/// the negotiation behind them.
+fn refusal(accept: &str) -> Status {
+    let media_type = |clause: &str| {
+        clause
+            .split(';')
+            .next()
+            .unwrap_or_default()
+            .trim()
+            .to_owned()
+    };
+    let known = |clause: &str| SUPPORTED.contains(&media_type(clause).as_str());
+    if accept.split(',').any(known) {
+        Status::not_acceptable(&SUPPORTED)
+    } else {
+        Status::no_representation(&SUPPORTED)
     }
 }
 
@@ -98,6 +151,35 @@ fn quality(clause: &str) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_cannot_be_had_is_refused_in_upstreams_words() {
+        let message = |accept: &str| Output::of_accept(Some(accept)).unwrap_err().message;
+        assert_eq!(
+            message("text/plain"),
+            "406: Not Acceptable\n\nAvailable representations: application/json, application/yaml"
+        );
+        assert_eq!(
+            message("application/json;as=Nonsense;v=v1;g=meta.k8s.io"),
+            "only the following media types are accepted: application/json, application/yaml"
+        );
+    }
+
+    #[test]
+    fn errors_are_yaml_for_those_who_read_only_that() {
+        let table = [
+            ("application/yaml", Encoding::Yaml),
+            (
+                "application/yaml;as=Table;v=v1;g=meta.k8s.io",
+                Encoding::Json,
+            ),
+            ("application/json", Encoding::Json),
+            ("text/html", Encoding::Json),
+        ];
+        for (accept, encoding) in table {
+            assert_eq!(Output::of_error(Some(accept)), encoding, "{accept}");
+        }
+    }
 
     #[test]
     fn accept_headers_choose_an_output() {

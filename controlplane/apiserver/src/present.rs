@@ -3,14 +3,16 @@
 //! A kind that is served in several versions is stored in one; reading it in another changes the
 //! type meta (the only real conversions, autoscaling and Events, are in `convert`).
 
-use api::{Header, Resource};
+use api::{FieldError, Header, Resource, Status};
 use bytes::Bytes;
 use http::{HeaderValue, Response, header};
 
 use crate::{
+    attributes::Attributes,
     body::{self, Body},
     cache::Object,
     call::Call,
+    chain::headers,
     convert,
     negotiate::{Form, Output},
     table::{IncludeObject, TableInput, render},
@@ -38,38 +40,30 @@ impl Answer {
     pub fn respond(self, call: &Call) -> Response<Body> {
         let json = match call.output.form {
             Form::Object | Form::PartialObjectMetadataList => self.json,
-            Form::PartialObjectMetadata => metadata_only(&self.json).unwrap_or(self.json),
+            Form::PartialObjectMetadata => {
+                metadata_only(&self.json, call.output.meta_version()).unwrap_or(self.json)
+            }
             Form::Table => {
                 let meta = list_meta_of(&self.json);
                 table(call, &[Bytes::from(self.json)], &meta, false)
             }
         };
         let mut response = body::json(self.code, json);
-        finish(&mut response, call.output, &self.warnings);
-        response
+        finish(&mut response, call.output);
+        let warnings = self.warnings.iter();
+        warnings.fold(response, |response, warning| {
+            headers::warned(response, warning)
+        })
     }
 }
 
-/// Content type and warnings.
-pub fn finish(response: &mut Response<Body>, output: Output, warnings: &[String]) {
+/// Sets the content type.
+fn finish(response: &mut Response<Body>, output: Output) {
     let headers = response.headers_mut();
     headers.insert(
         header::CONTENT_TYPE,
         HeaderValue::from_static(output.content_type()),
     );
-    headers.insert(
-        header::CACHE_CONTROL,
-        HeaderValue::from_static("no-cache, private"),
-    );
-    for warning in warnings {
-        let quoted = warning
-            .replace('\\', "\\\\")
-            .replace('"', "\\\"")
-            .replace('\n', " ");
-        if let Ok(value) = HeaderValue::from_str(&format!("299 - \"{quoted}\"")) {
-            headers.append(header::WARNING, value);
-        }
-    }
 }
 
 /// Complete JSON of an object as `resource` serves it, with the given resourceVersion.
@@ -101,13 +95,56 @@ pub fn item_at(resource: &Resource, object: &Object, revision: u64) -> Vec<u8> {
 }
 
 /// `PartialObjectMetadata` of complete JSON.
-pub fn metadata_only(json: &[u8]) -> Option<Vec<u8>> {
+pub fn metadata_only(json: &[u8], api_version: &str) -> Option<Vec<u8>> {
     let span = Header::scan(json)?.metadata;
-    let mut out =
-        br#"{"kind":"PartialObjectMetadata","apiVersion":"meta.k8s.io/v1","metadata":"#.to_vec();
+    let head =
+        format!(r#"{{"kind":"PartialObjectMetadata","apiVersion":"{api_version}","metadata":"#);
+    let mut out = head.into_bytes();
     out.extend_from_slice(json.get(span.range())?);
     out.push(b'}');
     Some(out)
+}
+
+/// Checks that metadata alone is asked for of what there is: a list or an object (port of
+/// `asPartialObjectMetadata` and its twin in `k8s.io/apiserver/pkg/endpoints/handlers/response.go`).
+pub fn check_metadata(call: &Call) -> Result<(), Status> {
+    let Resource { kind, .. } = call.resource;
+    let package = internal_package(call.resource.group);
+    let text = match (call.output.form, call.attributes.verb.as_str()) {
+        (Form::PartialObjectMetadata, "list") => format!(
+            "you requested PartialObjectMetadata, but the requested object is a list \
+             (*{package}.{kind}List)"
+        ),
+        (Form::PartialObjectMetadataList, "get") => format!(
+            "you requested PartialObjectMetadataList, but the requested object is not a list \
+             (*{package}.{kind})"
+        ),
+        _ => return Ok(()),
+    };
+    Err(Status::new(406, "NotAcceptable", text))
+}
+
+/// The package of upstream's internal types of a group, which its errors name.
+pub fn internal_package(group: &str) -> &str {
+    match group {
+        "" | "events.k8s.io" => "core",
+        other => other.split('.').next().unwrap_or_default(),
+    }
+}
+
+/// Checks what a Table is asked for: port of `ValidateTableOptions`
+/// (`k8s.io/apimachinery/pkg/apis/meta/v1/validation/validation.go`).
+pub fn check_table(attributes: &Attributes) -> Result<(), Status> {
+    match attributes.param("includeObject").unwrap_or_default() {
+        "" | "None" | "Metadata" | "Object" => Ok(()),
+        other => {
+            let text = "must be 'Metadata', 'Object', 'None', or empty";
+            let error = FieldError::invalid("includeObject", other, text);
+            Err(Status::bad_request(format!(
+                "Unable to convert to Table as requested: {error}"
+            )))
+        }
+    }
 }
 
 /// Objects (complete JSON) as a Table.
@@ -119,6 +156,7 @@ pub fn table(call: &Call, objects: &[Bytes], list_meta: &str, no_headers: bool) 
     };
     render(&TableInput {
         resource: call.resource,
+        api_version: call.output.meta_version(),
         objects,
         include,
         no_headers,

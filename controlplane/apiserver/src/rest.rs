@@ -7,17 +7,34 @@ pub mod watch;
 pub mod write;
 
 use api::Status;
-use http::Response;
+use http::{Method, Response};
 
 use crate::{
+    attributes::Attributes,
     body::{self, Body},
     call::Call,
+    negotiate::Form,
     present::{self, Answer},
     subresource,
 };
 
 /// Answers a request on a resource.
 pub async fn dispatch(call: Call) -> Result<Response<Body>, Status> {
+    let proxied = call.subresource.is_some_and(|sub| sub.name == "proxy");
+    if call.parts.method == Method::HEAD && !proxied {
+        return Err(unsupported(&call));
+    }
+    let applies = matches!(
+        api::PatchKind::of_media_type(call.content_type()),
+        Some(api::PatchKind::Apply)
+    );
+    if !proxied {
+        options::check_write(&call.attributes, applies)?;
+    }
+    if call.output.form == Form::Table {
+        present::check_table(&call.attributes)?;
+    }
+    present::check_metadata(&call)?;
     if let Some(sub) = call.subresource {
         // Methods without a verb (OPTIONS) are for who is asked through it.
         let any_method = sub.name == "proxy";
@@ -27,6 +44,7 @@ pub async fn dispatch(call: Call) -> Result<Response<Body>, Status> {
         return subresource::dispatch(call, sub.name).await;
     }
     let on_collection = call.attributes.name.is_empty();
+    check_scope(&call)?;
     let fits = match call.attributes.verb.as_str() {
         "create" => on_collection,
         "update" | "patch" => !on_collection,
@@ -47,6 +65,29 @@ pub async fn dispatch(call: Call) -> Result<Response<Body>, Status> {
         "delete" => Ok(delete::delete(&call).await?.respond(&call)),
         "deletecollection" => Ok(delete::delete_collection(&call).await?.respond(&call)),
         _ => Err(unsupported(&call)),
+    }
+}
+
+/// Outside of namespaces there is of namespaced kinds the collection of all, if it can be listed, and
+/// nothing else.
+fn check_scope(call: &Call) -> Result<(), Status> {
+    let Attributes {
+        verb,
+        namespace,
+        name,
+        ..
+    } = &call.attributes;
+    let is_listed = matches!(verb.as_str(), "list" | "watch");
+    // A field selector may give a collection a name.
+    let is_collection = is_listed || verb == "deletecollection" || name.is_empty();
+    if !call.resource.namespaced || !namespace.is_empty() {
+        Ok(())
+    } else if !is_collection || !call.resource.has_verb("list") {
+        Err(Status::page_not_found())
+    } else if is_listed {
+        Ok(())
+    } else {
+        Err(unsupported(call))
     }
 }
 
@@ -93,7 +134,12 @@ async fn create_only(call: Call) -> Result<Response<Body>, Status> {
 /// The deprecated list of a control plane's parts; they are one process here, which answers.
 fn component_statuses(call: &Call) -> Result<Response<Body>, Status> {
     if call.attributes.verb != "list" {
-        return Err(call.not_found());
+        // Upstream names it so here.
+        return Err(Status::not_found(
+            "",
+            "componentstatus",
+            &call.attributes.name,
+        ));
     }
     let json = r#"{"kind":"ComponentStatusList","apiVersion":"v1","metadata":{},"items":[]}"#;
     Ok(body::json(200, json))

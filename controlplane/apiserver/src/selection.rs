@@ -24,7 +24,7 @@ impl Selection {
     /// Parses and checks `labelSelector` and `fieldSelector`.
     pub fn parse(resource: &Resource, attributes: &Attributes) -> Result<Self, Status> {
         let labels = LabelSelector::parse(attributes.param("labelSelector").unwrap_or_default())
-            .map_err(|e| Status::bad_request(format!("unable to parse requirement: {e}")))?;
+            .map_err(|e| Status::bad_request(e.to_string()))?;
         let mut fields =
             FieldSelector::parse(attributes.param("fieldSelector").unwrap_or_default())
                 .map_err(|e| Status::bad_request(e.to_string()))?;
@@ -88,9 +88,18 @@ fn check_field(resource: &Resource, field: &str) -> Result<(), Status> {
     if known {
         return Ok(());
     }
-    Err(Status::bad_request(format!(
-        "field label not supported: {field}"
-    )))
+    // Kinds without fields of their own answer in other words (DefaultMetaV1FieldSelectorConversion of
+    // k8s.io/apimachinery/pkg/runtime/conversion.go).
+    Err(Status::bad_request(
+        if resource.selectable_fields.is_empty() {
+            format!(
+                "{} is not a known field selector: only \"metadata.name\", \"metadata.namespace\"",
+                api::status::quote(field)
+            )
+        } else {
+            format!("field label not supported: {field}")
+        },
+    ))
 }
 
 /// A field as the selector sees it; absent fields have their Go zero value.

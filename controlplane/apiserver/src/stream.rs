@@ -55,7 +55,9 @@ pub async fn pod(mut call: Call, sub: &str) -> Result<Response<Body>, Status> {
     let node = pod.node_name().unwrap_or_default().to_owned();
     if node.is_empty() {
         if sub == "log" {
-            return Ok(body::text(StatusCode::OK, Bytes::new()));
+            let mut nothing = Response::new(body::full(Bytes::new()));
+            *nothing.status_mut() = StatusCode::NO_CONTENT;
+            return Ok(nothing);
         }
         return Err(Status::bad_request(format!(
             "pod {name} does not have a host assigned"

@@ -31,6 +31,8 @@ pub struct TableInput<'a> {
     pub no_headers: bool,
     /// `metadata` of the list as JSON (`{"resourceVersion":"5"}`).
     pub list_meta: &'a str,
+    /// `meta.k8s.io/v1`, or the beta that clients still ask for.
+    pub api_version: &'static str,
     /// Unix seconds, for ages.
     pub now: i64,
 }
@@ -50,8 +52,8 @@ enum Layout {
 pub fn render(input: &TableInput<'_>) -> Vec<u8> {
     let layout = layout(input.resource);
     let mut out = format!(
-        r#"{{"kind":"Table","apiVersion":"meta.k8s.io/v1","metadata":{},"columnDefinitions":["#,
-        input.list_meta
+        r#"{{"kind":"Table","apiVersion":"{}","metadata":{},"columnDefinitions":["#,
+        input.api_version, input.list_meta
     );
     if !input.no_headers {
         write_columns(&mut out, input.resource, layout);
@@ -138,11 +140,12 @@ fn write_row(out: &mut String, input: &TableInput<'_>, layout: Layout, bytes: &B
         out.push(']');
     }
     match input.include {
-        IncludeObject::None => {}
+        IncludeObject::None => out.push_str(r#","object":null"#),
         IncludeObject::Metadata => {
-            out.push_str(
-                r#","object":{"kind":"PartialObjectMetadata","apiVersion":"meta.k8s.io/v1","metadata":"#,
-            );
+            out.push_str(&format!(
+                r#","object":{{"kind":"PartialObjectMetadata","apiVersion":"{}","metadata":"#,
+                input.api_version
+            ));
             out.push_str(&object["metadata"].to_string());
             out.push('}');
         }
@@ -172,6 +175,7 @@ mod tests {
             include: IncludeObject::None,
             no_headers: false,
             list_meta: "{}",
+            api_version: "meta.k8s.io/v1",
             now: NOW,
         };
         serde_json::from_slice(&render(&input)).unwrap()
@@ -192,6 +196,7 @@ mod tests {
                 include: IncludeObject::Metadata,
                 no_headers: false,
                 list_meta: "{}",
+                api_version: "meta.k8s.io/v1",
                 now: NOW,
             };
             let table: Value = serde_json::from_slice(&render(&input)).unwrap();

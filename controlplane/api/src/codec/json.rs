@@ -9,6 +9,7 @@ use bumpalo::Bump;
 
 use super::{DecodeError, MAX_DEPTH, Problem};
 use crate::doc::{List, Object, Value};
+use crate::status::quote;
 
 /// Objects with more keys than this find duplicates through a set instead of by scanning.
 const SCAN_LIMIT: usize = 24;
@@ -26,6 +27,7 @@ pub(super) fn parse<'a>(
     };
     let mut parser = Parser {
         text,
+        first: bytes.first().copied(),
         at: 0,
         depth: 0,
         arena,
@@ -47,6 +49,8 @@ enum Segment<'a> {
 
 struct Parser<'a, 'p> {
     text: &'a str,
+    /// The first byte, which may not be UTF-8.
+    first: Option<u8>,
     at: usize,
     depth: usize,
     arena: &'a Bump,
@@ -63,6 +67,12 @@ impl<'a> Parser<'a, '_> {
     }
 
     fn unexpected(&self, context: &str) -> DecodeError {
+        if let (0, Some(byte @ 0x80..)) = (self.at, self.first) {
+            // Go shows the byte as if it were a character.
+            let shown = quote(&char::from(byte).to_string());
+            let shown = shown.trim_matches('"');
+            return DecodeError::Syntax(format!("invalid character '{shown}' {context}"));
+        }
         match self
             .text
             .get(self.at..)

@@ -33,12 +33,14 @@ pub struct Envelope<'b> {
     pub content_type: &'b str,
 }
 
+/// What upstream says of a body without [`MAGIC`].
+pub(super) const NO_ENVELOPE: &str = "provided data does not appear to be a protobuf message, \
+    expected prefix [107 56 115 0]";
+
 /// Opens the envelope of a protobuf body.
 pub fn envelope(bytes: &[u8]) -> Result<Envelope<'_>, DecodeError> {
     let Some(message) = bytes.strip_prefix(MAGIC) else {
-        return Err(syntax(
-            "provided data does not appear to be a protobuf message",
-        ));
+        return Err(syntax(NO_ENVELOPE));
     };
     let mut out = Envelope {
         api_version: "",

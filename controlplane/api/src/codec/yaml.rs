@@ -51,15 +51,19 @@ struct Reader<'a, 'p> {
 }
 
 fn syntax(error: &ScanError) -> DecodeError {
-    DecodeError::Syntax(format!(
-        "yaml: line {}: {}",
-        error.marker().line(),
-        error.info()
-    ))
+    in_line(error.marker().line(), error.info())
 }
 
 fn at(span: Span, text: &str) -> DecodeError {
-    DecodeError::Syntax(format!("yaml: line {}: {text}", span.start.line()))
+    in_line(span.start.line(), text)
+}
+
+/// Upstream's parser does not name the first line.
+fn in_line(line: usize, text: &str) -> DecodeError {
+    DecodeError::Syntax(match line {
+        0 | 1 => format!("yaml: {text}"),
+        line => format!("yaml: line {line}: {text}"),
+    })
 }
 
 impl<'a> Reader<'a, '_> {
@@ -349,16 +353,17 @@ mod tests {
 
     #[test]
     fn malformed_yaml_says_where() {
-        for text in [
-            "a: b: c\n",
-            "a: [1\n",
-            "a: 'x\n",
-            "- a\nb: 1\n",
-            "a: *nope\n",
-        ] {
-            let error = json(text).unwrap_err().to_string();
-            assert!(error.starts_with("yaml: line "), "{text:?}: {error}");
+        let error = |text: &str| json(text).unwrap_err().to_string();
+        for text in ["a: [1\n", "a: 'x\n", "- a\nb: 1\n", "a: *nope\n"] {
+            assert!(
+                error(text).starts_with("yaml: "),
+                "{text:?}: {}",
+                error(text)
+            );
         }
+        let text = "mapping values are not allowed in this context";
+        assert_eq!(error("a: b: c\n"), format!("yaml: {text}"));
+        assert_eq!(error("x: y\na: b: c\n"), format!("yaml: line 2: {text}"));
     }
 
     #[test]

@@ -339,11 +339,9 @@ fn merge_list<'a>(
 }
 
 fn no_merge_key(item: &Object<'_>, key: &str) -> PatchError {
-    let mut text = Vec::new();
-    write_value(&Value::Object(item.clone()), &mut text);
-    PatchError::Unprocessable(format!(
-        "map: {} does not contain declared merge key: {key}",
-        String::from_utf8_lossy(&text)
+    let item = super::go_text(&Value::Object(item.clone()));
+    PatchError::Failed(format!(
+        "map: {item} does not contain declared merge key: {key}"
     ))
 }
 

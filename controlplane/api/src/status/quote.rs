@@ -26,7 +26,7 @@ pub fn quote(text: &str) -> String {
 }
 
 /// Letters, marks, numbers, punctuation and symbols: what Go prints as it is.
-pub(crate) fn is_printable(c: char) -> bool {
+pub fn is_printable(c: char) -> bool {
     if c.is_ascii() {
         return !c.is_ascii_control();
     }

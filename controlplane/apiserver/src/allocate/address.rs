@@ -72,15 +72,12 @@ pub fn allocate(call: &Call, doc: &mut Doc<'_>, old: Option<&Doc<'_>>) -> Claims
                 doc.remove(&["spec", field]);
             }
         }
+        // Its default from when it had another type (upstream: defaultOnReadInternalTrafficPolicy).
+        doc.remove(&["spec", "internalTrafficPolicy"]);
         return Ok(release(call, &before));
     }
     let families = families(call, doc)?;
-    let headless = doc.str_at(&["spec", "clusterIP"]) == Some("None")
-        || doc
-            .list_at(&["spec", "clusterIPs"])
-            .first()
-            .and_then(Value::as_str)
-            == Some("None");
+    let headless = is_headless(doc);
     let wanted = held(doc);
     let mut ips: Vec<String> = Vec::new();
     let mut writes = Vec::new();
@@ -108,9 +105,27 @@ pub fn allocate(call: &Call, doc: &mut Doc<'_>, old: Option<&Doc<'_>>) -> Claims
     set_strings(doc, "ipFamilies", names);
     let policy = doc.str_at(&["spec", "ipFamilyPolicy"]).unwrap_or_default();
     if policy.is_empty() {
-        doc.set_str(&["spec", "ipFamilyPolicy"], "SingleStack");
+        let policy = if has_no_pods(doc) {
+            "RequireDualStack"
+        } else {
+            "SingleStack"
+        };
+        doc.set_str(&["spec", "ipFamilyPolicy"], policy);
     }
     Ok(writes)
+}
+
+fn is_headless(doc: &Doc<'_>) -> bool {
+    let first = doc.list_at(&["spec", "clusterIPs"]).first();
+    doc.str_at(&["spec", "clusterIP"]) == Some("None")
+        || first.and_then(Value::as_str) == Some("None")
+}
+
+/// Headless and without a selector: whose endpoints these are, and of which families, is not known here.
+/// Whatever the cluster has, upstream takes them for dual-stack (pkg/registry/core/service/storage/alloc.go).
+fn has_no_pods(doc: &Doc<'_>) -> bool {
+    let selector = doc.get(&["spec", "selector"]).and_then(Value::as_object);
+    is_headless(doc) && selector.is_none_or(|selector| selector.is_empty())
 }
 
 /// The families in order; true is IPv6.
@@ -140,6 +155,12 @@ fn families(call: &Call, doc: &Doc<'_>) -> Result<Vec<bool>, Vec<FieldError>> {
     }
     if families.is_empty() {
         families.push(default);
+    }
+    if has_no_pods(doc) {
+        if families.len() == 1 && policy != "SingleStack" {
+            families.push(!families[0]);
+        }
+        return Ok(families);
     }
     for (index, family) in families.iter().enumerate() {
         if !configured.contains(family) {
@@ -189,7 +210,10 @@ fn explicit(
     let Some(network) = network(call, ipv6) else {
         return fail("no such range".into());
     };
-    if ip.is_ipv6() != ipv6 || !network.contains(ip) || !usable(network, ip) {
+    if ip.is_ipv6() != ipv6 || !network.contains(ip) {
+        return fail("the provided network does not match the current range".into());
+    }
+    if !usable(network, ip) {
         return fail(format!(
             "the provided IP ({ip}) is not in the valid range. The range of valid IPs is {network}"
         ));

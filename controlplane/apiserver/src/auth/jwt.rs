@@ -28,7 +28,7 @@ const MAX_REMEMBERED: usize = 8192;
 /// Why a token is not one of ours.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
-    #[error("the token is malformed")]
+    #[error("invalid bearer token")]
     Malformed,
     #[error("the token was not signed by this cluster's key")]
     Signature,

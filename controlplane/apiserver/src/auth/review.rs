@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use api::Status;
+use api::{FieldError, Status};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
@@ -57,25 +57,15 @@ type Object = Map<String, Value>;
 /// Answers SubjectAccessReview, LocalSubjectAccessReview and SelfSubjectAccessReview (for these
 /// `own` is whom they ask about).
 pub fn access(
-    kind: &str,
     body: &[u8],
     namespace: &str,
     own: Option<&UserInfo>,
     decide: impl Fn(&UserInfo, &Attributes) -> Verdict,
 ) -> Result<Vec<u8>, Status> {
     let (object, spec): (Object, AccessSpec) = parse(body)?;
-    let invalid = |field: &str, detail: &str| {
-        let error = api::FieldError::invalid_raw(field, "{}", detail);
-        Status::invalid("authorization.k8s.io", kind, "", &[error])
-    };
+    let errors = errors(&spec, own.is_some());
     let user = match own {
         Some(own) => own.clone(),
-        None if spec.user.is_empty() && spec.groups.is_empty() => {
-            return Err(invalid(
-                "spec.user",
-                "at least one of user or group must be specified",
-            ));
-        }
         None => UserInfo {
             username: spec.user,
             uid: spec.uid,
@@ -84,20 +74,10 @@ pub fn access(
         },
     };
     let attributes = match (spec.resource_attributes, spec.non_resource_attributes) {
-        (Some(resource), None) => resource.attributes(),
-        (None, Some(other)) => other.attributes(),
-        (Some(_), Some(_)) => {
-            return Err(invalid(
-                "spec.nonResourceAttributes",
-                "cannot be specified in combination with resourceAttributes",
-            ));
-        }
-        (None, None) => {
-            return Err(invalid(
-                "spec.resourceAttributes",
-                "exactly one of nonResourceAttributes or resourceAttributes must be specified",
-            ));
-        }
+        (Some(resource), None) if errors.is_empty() => resource.attributes(),
+        (None, Some(other)) if errors.is_empty() => other.attributes(),
+        // Upstream's own form of a review has lost its kind by now.
+        _ => return Err(Status::invalid("authorization.k8s.io", "", "", &errors)),
     };
     if !namespace.is_empty() && attributes.namespace != namespace {
         let text = format!("spec.resourceAttributes.namespace must match namespace: {namespace}");
@@ -111,6 +91,23 @@ pub fn access(
     finish(object, status)
 }
 
+/// Port of `ValidateSubjectAccessReviewSpec` and `ValidateSelfSubjectAccessReviewSpec`
+/// (pkg/apis/authorization/validation/validation.go).
+fn errors(spec: &AccessSpec, asks_about_itself: bool) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    if spec.resource_attributes.is_some() == spec.non_resource_attributes.is_some() {
+        let given = spec.non_resource_attributes.as_ref();
+        let shown = given.map(|given| json!({"Path": given.path, "Verb": given.verb}));
+        let text = "exactly one of nonResourceAttributes or resourceAttributes must be specified";
+        errors.push(FieldError::invalid_raw("spec", json!(shown), text));
+    }
+    if !asks_about_itself && spec.user.is_empty() && spec.groups.is_empty() {
+        let text = "at least one of user or group must be specified";
+        errors.push(FieldError::invalid("spec.user", "", text));
+    }
+    errors
+}
+
 /// Answers SelfSubjectRulesReview from the rules that apply in `spec.namespace`.
 pub fn rules(
     body: &[u8],
@@ -121,7 +118,7 @@ pub fn rules(
     struct Spec {
         namespace: String,
     }
-    let (object, spec): (Object, Spec) = parse(body)?;
+    let (mut object, spec): (Object, Spec) = parse(body)?;
     if spec.namespace.is_empty() {
         return Err(Status::bad_request("no namespace on request"));
     }
@@ -149,12 +146,15 @@ pub fn rules(
     }
     let status =
         json!({"resourceRules": resource, "nonResourceRules": other, "incomplete": incomplete});
+    // Upstream answers with a review of its own, in which nothing was asked.
+    object.insert("spec".into(), json!({}));
     finish(object, status)
 }
 
-/// Answers SelfSubjectReview.
-pub fn who_am_i(body: &[u8], user: &UserInfo) -> Result<Vec<u8>, Status> {
-    let (object, _): (Object, Value) = parse(body)?;
+/// Answers SelfSubjectReview, as of `now`.
+pub fn who_am_i(body: &[u8], user: &UserInfo, now: &str) -> Result<Vec<u8>, Status> {
+    let (mut object, _): (Object, Value) = parse(body)?;
+    object.insert("metadata".into(), json!({"creationTimestamp": now}));
     finish(object, json!({"userInfo": user_json(user)}))
 }
 
@@ -273,7 +273,7 @@ mod tests {
     fn a_review_asks_about_the_user_it_names() {
         let body = br#"{"kind":"SubjectAccessReview","spec":{"user":"jane","groups":["devs"],
             "resourceAttributes":{"verb":"get","resource":"pods","namespace":"a"}}}"#;
-        let answer = access("SubjectAccessReview", body, "", None, |user, asked| {
+        let answer = access(body, "", None, |user, asked| {
             assert_eq!(
                 (user.username.as_str(), asked.resource.as_str()),
                 ("jane", "pods")
@@ -290,26 +290,41 @@ mod tests {
 
     #[test]
     fn incomplete_reviews_are_invalid() {
+        let refused = |body: &[u8], namespace: &str, own: Option<&UserInfo>| {
+            let status = access(body, namespace, own, yes).unwrap_err();
+            (status.code, status.message)
+        };
+        let union = "exactly one of nonResourceAttributes or resourceAttributes must be specified";
+        let nobody =
+            "spec.user: Invalid value: \"\": at least one of user or group must be specified";
         let none = br#"{"spec":{"resourceAttributes":{"verb":"get"}}}"#;
+        let invalid = ".authorization.k8s.io \"\" is invalid";
         assert_eq!(
-            access("SubjectAccessReview", none, "", None, yes)
-                .unwrap_err()
-                .code,
-            422
+            refused(none, "", None),
+            (422, format!("{invalid}: {nobody}"))
         );
-        let neither = br#"{"spec":{"user":"jane"}}"#;
+        let neither = br#"{"spec":{}}"#;
+        let message = format!("{invalid}: [spec: Invalid value: null: {union}, {nobody}]");
+        assert_eq!(refused(neither, "", None), (422, message));
+        let message = format!("{invalid}: spec: Invalid value: null: {union}");
         assert_eq!(
-            access("SubjectAccessReview", neither, "", None, yes)
-                .unwrap_err()
-                .code,
-            422
+            refused(neither, "", Some(&UserInfo::default())),
+            (422, message)
         );
         let elsewhere = br#"{"spec":{"user":"jane","resourceAttributes":{"namespace":"b"}}}"#;
-        assert_eq!(
-            access("LocalSubjectAccessReview", elsewhere, "a", None, yes)
-                .unwrap_err()
-                .code,
-            400
-        );
+        assert_eq!(refused(elsewhere, "a", None).0, 400);
+    }
+
+    #[test]
+    fn answers_about_oneself_say_no_more_than_upstreams() {
+        let body = br#"{"kind":"SelfSubjectRulesReview","spec":{"namespace":"a"}}"#;
+        let answer: Value =
+            serde_json::from_slice(&rules(body, |_| (Vec::new(), false)).unwrap()).unwrap();
+        assert_eq!(answer["spec"], json!({}));
+        let body = br#"{"kind":"SelfSubjectReview"}"#;
+        let now = "2024-01-01T00:00:00Z";
+        let answer = who_am_i(body, &UserInfo::default(), now).unwrap();
+        let answer: Value = serde_json::from_slice(&answer).unwrap();
+        assert_eq!(answer["metadata"]["creationTimestamp"], now);
     }
 }

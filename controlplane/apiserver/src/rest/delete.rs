@@ -17,6 +17,7 @@ use crate::{
     call::Call,
     clock,
     present::{self, Answer},
+    rest::write::unregistered,
     selection::Selection,
     storage::{Write, WriteChange},
 };
@@ -51,7 +52,8 @@ enum Step {
     Same,
     /// It stays for now, marked.
     Mark(Bytes),
-    Remove(Vec<Write>),
+    /// It goes, with these writes; this is how it is shown, where that is not how it was stored.
+    Remove(Vec<Write>, Option<Bytes>),
 }
 
 /// DELETE of one object.
@@ -117,7 +119,7 @@ pub async fn delete_with(
 ) -> Result<Answer, Status> {
     let id = call.stored()?;
     let Resource { group, plural, .. } = call.resource;
-    let dry_run = call.dry_run()? || !options.dry_run.is_empty();
+    let dry_run = call.dry_run() || !options.dry_run.is_empty();
     for _ in 0..MAX_ATTEMPTS {
         let old = call
             .server
@@ -127,13 +129,14 @@ pub async fn delete_with(
         check_preconditions(call, &old, options)?;
         admission::admit_delete(call, &old)?;
         let step = evaluate(call, &old, options)?;
-        let (bytes, extra) = match step {
+        let (bytes, extra, last) = match step {
             Step::Same => return Ok(Answer::ok(present::object(call.resource, &old))),
-            Step::Mark(bytes) => (Some(bytes), Vec::new()),
-            Step::Remove(extra) => (None, extra),
+            Step::Mark(bytes) => (Some(bytes), Vec::new(), None),
+            Step::Remove(extra, last) => (None, extra, last),
         };
+        let shown = bytes.clone().or(last);
         if dry_run {
-            return Ok(answer(call, &old, bytes, old.revision));
+            return Ok(answer(call, &old, shown, old.revision));
         }
         let write = Write {
             resource: id,
@@ -150,7 +153,7 @@ pub async fn delete_with(
         let mut writes: Vec<Write> = std::iter::once(write).chain(extra).collect();
         writes.extend(with(&old)?);
         if let Some(revision) = commit_writes(call, &writes).await? {
-            return Ok(answer(call, &old, bytes, revision));
+            return Ok(answer(call, &old, shown, revision));
         }
     }
     Err(Status::server_timeout(group, plural, "delete", 1))
@@ -166,47 +169,41 @@ pub fn options(call: &Call) -> Result<DeleteOptions, Status> {
     if options.grace_period_seconds.is_some_and(|g| g < 0) {
         options.grace_period_seconds = Some(1);
     }
-    let policy = options.propagation_policy.as_deref();
-    let invalid = |error| {
-        Err(Status::invalid(
-            "meta.k8s.io",
-            "DeleteOptions",
-            "",
-            &[error],
-        ))
-    };
-    if let Some(policy) = policy
-        && !["Foreground", "Background", "Orphan"].contains(&policy)
-    {
-        let supported = ["Foreground", "Background", "Orphan", "nil"];
-        return invalid(FieldError::not_supported(
-            "propagationPolicy",
-            policy,
-            &supported,
-        ));
+    let errors = errors(call, &options);
+    if errors.is_empty() {
+        return Ok(options);
     }
-    if policy.is_some() && options.orphan_dependents.is_some() {
-        let text = "orphanDependents and deletionPropagation cannot be both set";
-        return invalid(FieldError::invalid(
-            "propagationPolicy",
-            policy.unwrap_or_default(),
-            text,
-        ));
+    Err(Status::invalid("meta.k8s.io", "DeleteOptions", "", &errors))
+}
+
+/// Port of `ValidateDeleteOptions` (`k8s.io/apimachinery/pkg/apis/meta/v1/validation/validation.go`).
+fn errors(call: &Call, options: &DeleteOptions) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    let field = "propagationPolicy";
+    if let Some(policy) = options.propagation_policy.as_deref() {
+        if options.orphan_dependents.is_some() {
+            let text = "orphanDependents and deletionPropagation cannot be both set";
+            errors.push(FieldError::invalid(field, policy, text));
+        }
+        if !["Foreground", "Background", "Orphan"].contains(&policy) {
+            let supported = ["Foreground", "Background", "Orphan", "nil"];
+            errors.push(FieldError::not_supported(field, policy, &supported));
+        }
     }
-    Ok(options)
+    let mut dry_run = call.attributes.params("dryRun");
+    dry_run.extend(options.dry_run.iter().map(String::as_str));
+    errors.extend(super::options::dry_run_error(&dry_run));
+    errors
 }
 
 fn from_query(call: &Call) -> Result<DeleteOptions, Status> {
     let attributes = &call.attributes;
-    let grace = attributes
+    let is_given = attributes
         .param("gracePeriodSeconds")
-        .filter(|g| !g.is_empty());
-    let grace = grace.map(|g| {
-        g.parse()
-            .map_err(|_| Status::bad_request(format!("invalid gracePeriodSeconds: {g}")))
-    });
+        .is_some_and(|grace| !grace.is_empty());
+    let grace = super::options::number(attributes, "gracePeriodSeconds")?;
     Ok(DeleteOptions {
-        grace_period_seconds: grace.transpose()?,
+        grace_period_seconds: is_given.then_some(grace),
         propagation_policy: attributes.param("propagationPolicy").map(str::to_owned),
         orphan_dependents: attributes.param("orphanDependents").map(|v| v == "true"),
         preconditions: None,
@@ -228,7 +225,14 @@ fn from_body(call: &Call) -> Result<DeleteOptions, Status> {
                 api::FieldValidation::Ignore,
                 &arena,
             )
-            .map_err(|e| e.to_status("", "v1", "DeleteOptions"))?;
+            .map_err(|e| Status::bad_request(e.unrecognized().unwrap_or_else(|| e.to_string())))?;
+            let version = match doc.api_version() {
+                "" => "meta.k8s.io/v1",
+                given => given,
+            };
+            if !matches!(doc.kind(), "" | "DeleteOptions") {
+                return Err(Status::bad_request(unregistered(version, doc.kind())));
+            }
             api::canonical(&doc)
         }
         None => call.body.to_vec(),
@@ -241,13 +245,15 @@ fn check_preconditions(call: &Call, old: &Object, options: &DeleteOptions) -> Re
     let Some(preconditions) = &options.preconditions else {
         return Ok(());
     };
-    let Resource { group, plural, .. } = call.resource;
-    let conflict = |why: String| Err(Status::conflict(group, plural, old.name(), &why));
+    // Named by its kind, as upstream does here.
+    let Resource { group, kind, .. } = call.resource;
+    let conflict = |why: String| Err(Status::conflict(group, kind, old.name(), &why));
     if let Some(uid) = &preconditions.uid
         && uid != old.uid()
     {
         return conflict(format!(
-            "Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
+            "the UID in the precondition ({uid}) does not match the UID in record ({}). The object \
+             might have been deleted and then recreated",
             old.uid()
         ));
     }
@@ -255,8 +261,8 @@ fn check_preconditions(call: &Call, old: &Object, options: &DeleteOptions) -> Re
         && *version != old.revision.to_string()
     {
         return conflict(format!(
-            "Precondition failed: ResourceVersion in precondition: {version}, ResourceVersion in \
-             object meta: {}",
+            "the ResourceVersion in the precondition ({version}) does not match the ResourceVersion \
+             in record ({}). The object might have been modified",
             old.revision
         ));
     }
@@ -276,7 +282,12 @@ fn evaluate(call: &Call, old: &Object, options: &DeleteOptions) -> Result<Step, 
     };
     let terminating = old.is_terminating();
     if grace == 0 && !finalizers && is_finalized_but_for_grace(&doc) {
-        return Ok(Step::Remove(allocate::on_delete(call, row, &old_doc)));
+        // A pod is shown as it would have been marked: with no time left.
+        let last = is_pod(row).then(|| {
+            mark(&mut doc, call.now, 0, terminating);
+            Bytes::from(api::codec::canonical_stored(&mut doc))
+        });
+        return Ok(Step::Remove(allocate::on_delete(call, row, &old_doc), last));
     }
     if terminating {
         let before = doc
@@ -294,7 +305,7 @@ fn evaluate(call: &Call, old: &Object, options: &DeleteOptions) -> Result<Step, 
         }
     }
     if terminating && is_finalized(&doc) {
-        return Ok(Step::Remove(allocate::on_delete(call, row, &old_doc)));
+        return Ok(Step::Remove(allocate::on_delete(call, row, &old_doc), None));
     }
     let bytes = Bytes::from(api::codec::canonical_stored(&mut doc));
     Ok(if bytes == old.bytes {
@@ -404,9 +415,9 @@ fn is_pod(row: &Resource) -> bool {
 }
 
 /// The object when it stays (or the kind says so), else a Status that names it.
-fn answer(call: &Call, old: &Arc<Object>, marked: Option<Bytes>, revision: u64) -> Answer {
+fn answer(call: &Call, old: &Arc<Object>, shown: Option<Bytes>, revision: u64) -> Answer {
     let Resource { group, plural, .. } = call.resource;
-    if let Some(bytes) = marked {
+    if let Some(bytes) = shown {
         if let Some(object) = Object::new(old.key.clone(), bytes, revision, false) {
             return Answer::ok(present::object(call.resource, &object));
         }

@@ -102,11 +102,11 @@ pub async fn snapshot(call: &Call, at: At) -> Result<Snapshot, Status> {
 }
 
 async fn page(call: &Call, selection: &Selection) -> Result<Page, Refused> {
-    let limit = limit(&call.attributes)?;
+    let (limit, at) = (limit(&call.attributes)?, at(&call.attributes)?);
     let token = call.attributes.param("continue").filter(|t| !t.is_empty());
     let token = token.map(Continue::parse).transpose()?;
     let (state, pinned) = match &token {
-        None => (snapshot(call, at(&call.attributes)?).await?, None),
+        None => (snapshot(call, at).await?, None),
         Some(token) => {
             if !matches!(
                 call.attributes.param("resourceVersion"),
@@ -209,7 +209,8 @@ fn streamed(call: &Call, page: Page) -> Response<Body> {
 
 fn metadata_list(call: &Call, page: &Page) -> Response<Body> {
     let mut out = format!(
-        r#"{{"kind":"PartialObjectMetadataList","apiVersion":"meta.k8s.io/v1","metadata":{},"items":["#,
+        r#"{{"kind":"PartialObjectMetadataList","apiVersion":"{}","metadata":{},"items":["#,
+        call.output.meta_version(),
         page.meta
     )
     .into_bytes();
@@ -218,7 +219,7 @@ fn metadata_list(call: &Call, page: &Page) -> Response<Body> {
             out.push(b',');
         }
         let json = present::object(call.resource, object);
-        out.extend(present::metadata_only(&json).unwrap_or_default());
+        out.extend(present::metadata_only(&json, call.output.meta_version()).unwrap_or_default());
     }
     out.extend_from_slice(b"]}\n");
     body::json(200, out)

@@ -3,7 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use api::{FieldError, Status};
+use api::Status;
 use bytes::Bytes;
 use http::{HeaderValue, Response, header};
 use tokio::time::{Instant, Interval, MissedTickBehavior};
@@ -13,7 +13,7 @@ use crate::{
     body::{self, Body},
     cache::{Change, Object, Progress, Watch},
     call::Call,
-    negotiate::Form,
+    negotiate::{Encoding, Form},
     present,
     selection::Selection,
 };
@@ -34,6 +34,8 @@ struct Stream {
     initial: std::vec::IntoIter<Arc<Object>>,
     /// The revision of the initial state; the bookmark that ends it is still to be sent.
     initial_end: Option<u64>,
+    /// Changes up to this revision are not sent. It may lie ahead: such a watch waits for it.
+    after: u64,
     bookmarks: Interval,
     allow_bookmarks: bool,
     deadline: Instant,
@@ -44,6 +46,10 @@ struct Stream {
 
 /// Answers a WATCH.
 pub async fn watch(call: Call) -> Result<Response<Body>, Status> {
+    if call.output.encoding == Encoding::Yaml {
+        // A stream of documents is written as JSON only.
+        return Err(Status::not_acceptable(&["application/json;stream=watch"]));
+    }
     let selection = Selection::parse(call.resource, &call.attributes)?;
     let stream = Stream::start(call, selection).await?;
     let mut response = body::json(200, Bytes::new());
@@ -54,10 +60,6 @@ pub async fn watch(call: Call) -> Result<Response<Body>, Status> {
         | Form::PartialObjectMetadataList => HeaderValue::from_static("application/json"),
     };
     response.headers_mut().insert(header::CONTENT_TYPE, value);
-    let cache_control = HeaderValue::from_static("no-cache, private");
-    response
-        .headers_mut()
-        .insert(header::CACHE_CONTROL, cache_control);
     let pieces = futures::stream::unfold(stream, |mut stream| async move {
         let piece = stream.next().await?;
         Some((Ok(piece), stream))
@@ -74,9 +76,9 @@ impl Stream {
         let cache = call.server.cache().clone();
         let attributes = &call.attributes;
         let wanted = options::revision(attributes.param("resourceVersion"))?;
-        let send_initial = send_initial_events(&call)?;
+        let send_initial = options::initial_events(attributes)?;
         let scope = selection.scope(call.resource, &attributes.namespace);
-        let (mut initial, mut initial_end) = (Vec::new(), None);
+        let (mut initial, mut initial_end, mut after) = (Vec::new(), None, 0);
         let from_now = attributes
             .param("resourceVersion")
             .is_none_or(|v| v.is_empty() || v == "0");
@@ -94,15 +96,10 @@ impl Stream {
             initial_end = send_initial.map(|_| snapshot.revision);
             watch
         } else {
-            let from = match wanted {
-                Some(wanted) => wanted,
-                None => cache.revision(),
-            };
-            if !cache.wait_for(from).await {
-                return Err(Status::too_large_resource_version(from, cache.revision()));
-            }
+            let newest = cache.revision();
+            after = wanted.unwrap_or(newest);
             cache
-                .watch(id, scope, from)
+                .watch(id, scope, after.min(newest))
                 .map_err(|e| Status::too_old(e.requested, e.oldest))?
         };
         let timeout = options::number(attributes, "timeoutSeconds")?;
@@ -117,6 +114,7 @@ impl Stream {
             allow_bookmarks: attributes.flag("allowWatchBookmarks"),
             initial: initial.into_iter(),
             initial_end,
+            after,
             bookmarks,
             deadline: Instant::now() + timeout.unwrap_or(DEFAULT_TIMEOUT),
             headers_sent: false,
@@ -141,7 +139,9 @@ impl Stream {
             tokio::select! {
                 () = self.watch.wait() => {}
                 _ = self.bookmarks.tick(), if self.allow_bookmarks => {
-                    if let Ok(Progress::Idle(revision)) = self.poll_into(&mut out) {
+                    if let Ok(Progress::Idle(revision)) = self.poll_into(&mut out)
+                        && revision >= self.after
+                    {
                         self.bookmark(revision, false, &mut out);
                     }
                     if !out.is_empty() {
@@ -198,6 +198,7 @@ impl Stream {
             })
         };
         match (selected(&change.prior), selected(&change.object)) {
+            _ if change.revision <= self.after => {}
             (None, None) => {}
             (None, Some(new)) => self.event("ADDED", &new, change.revision, out),
             (Some(_), Some(new)) => self.event("MODIFIED", &new, change.revision, out),
@@ -210,7 +211,8 @@ impl Stream {
         let json = match self.call.output.form {
             Form::Object => json,
             Form::PartialObjectMetadata | Form::PartialObjectMetadataList => {
-                present::metadata_only(&json).unwrap_or(json)
+                let api_version = self.call.output.meta_version();
+                present::metadata_only(&json, api_version).unwrap_or(json)
             }
             Form::Table => {
                 let meta = format!(r#"{{"resourceVersion":"{revision}"}}"#);
@@ -231,11 +233,13 @@ impl Stream {
         let (kind, api_version) = match self.call.output.form {
             Form::Object => (resource.kind, resource.api_version()),
             Form::PartialObjectMetadata | Form::PartialObjectMetadataList => {
-                ("PartialObjectMetadata", "meta.k8s.io/v1".to_owned())
+                let api_version = self.call.output.meta_version();
+                ("PartialObjectMetadata", api_version.to_owned())
             }
             Form::Table => {
                 let json = format!(
-                    r#"{{"kind":"Table","apiVersion":"meta.k8s.io/v1","metadata":{{"resourceVersion":"{revision}"}},"columnDefinitions":null,"rows":[]}}"#
+                    r#"{{"kind":"Table","apiVersion":"{}","metadata":{{"resourceVersion":"{revision}"}},"columnDefinitions":null,"rows":[]}}"#,
+                    self.call.output.meta_version(),
                 );
                 return frame("BOOKMARK", json.as_bytes(), out);
             }
@@ -245,33 +249,6 @@ impl Stream {
         );
         frame("BOOKMARK", json.as_bytes(), out);
     }
-}
-
-/// `sendInitialEvents`, checked against its companions.
-fn send_initial_events(call: &Call) -> Result<Option<bool>, Status> {
-    let attributes = &call.attributes;
-    let matching = attributes.param("resourceVersionMatch").unwrap_or_default();
-    let Some(value) = attributes
-        .param("sendInitialEvents")
-        .filter(|v| !v.is_empty())
-    else {
-        if !matching.is_empty() {
-            let error = FieldError::forbidden(
-                "resourceVersionMatch",
-                "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
-            );
-            return Err(options::invalid(&[error]));
-        }
-        return Ok(None);
-    };
-    if matching != "NotOlderThan" {
-        let error = FieldError::forbidden(
-            "resourceVersionMatch",
-            "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
-        );
-        return Err(options::invalid(&[error]));
-    }
-    Ok(Some(!matches!(value, "0" | "false")))
 }
 
 fn frame(kind: &str, json: &[u8], out: &mut Vec<u8>) {

@@ -8,7 +8,7 @@ use crate::{
     attempt::{self, Update},
     call::Call,
     convert,
-    present::Answer,
+    present::{Answer, internal_package},
 };
 
 /// POST on a collection.
@@ -37,10 +37,9 @@ pub async fn update(call: &Call, subresource: &str) -> Result<Answer, Status> {
 
 /// The kind of patch the client sends.
 pub fn patch_kind(call: &Call) -> Result<PatchKind, Status> {
-    let served = &PatchKind::MEDIA_TYPES[..3];
     match PatchKind::of_media_type(call.content_type()) {
         // The place of server-side apply; until then clients learn it at once.
-        Some(PatchKind::Apply) | None => Err(Status::unsupported_media_type(served)),
+        Some(PatchKind::Apply) | None => Err(Status::unsupported_patch()),
         Some(kind) => Ok(kind),
     }
 }
@@ -80,6 +79,30 @@ pub fn decode_plain(call: &Call, schema: &'static Type) -> Result<(Vec<u8>, Vec<
     Ok((api::canonical(&doc), warnings))
 }
 
+/// Why a body of that version and kind is none of the (group, kind) of the endpoint: nobody knows it, or
+/// it is something else.
+fn misfit(api_version: &str, kind: &str, wanted: (&str, &str)) -> Option<String> {
+    let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+    let (wanted_group, wanted_kind) = wanted;
+    if api::Facts::get().kind(group, version, kind).is_none() {
+        return Some(unregistered(api_version, kind));
+    }
+    (kind != wanted_kind).then(|| {
+        let package = internal_package(wanted_group);
+        format!("converting ({version}.{kind}) to ({package}.{wanted_kind}): unknown conversion")
+    })
+}
+
+/// What upstream's scheme says of a kind it does not know.
+pub fn unregistered(api_version: &str, kind: &str) -> String {
+    let quote = api::status::quote;
+    format!(
+        "no kind {} is registered for version {} in scheme \"pkg/runtime/scheme.go:111\"",
+        quote(kind),
+        quote(api_version)
+    )
+}
+
 /// Decodes a body with the checks that come before any other: well-formed, and of this kind.
 pub fn decode<'a>(
     call: &Call,
@@ -97,23 +120,35 @@ pub fn decode<'a>(
     };
     let bytes = arena.alloc_slice_copy(&body.bytes);
     let (mut doc, warnings) =
-        api::decode(body.format, bytes, schema, call.field_validation()?, arena)
-            .map_err(|error| error.to_status(group, version, kind))?;
+        api::decode(body.format, bytes, schema, call.field_validation(), arena)
+            .map_err(|error| error.to_status(version, kind, &body.bytes))?;
     let api_version = if group.is_empty() {
         version.to_owned()
     } else {
         format!("{group}/{version}")
     };
     let converted = call.resource.group != call.resource.storage_group;
+    let given = (doc.api_version().to_owned(), doc.kind().to_owned());
     if doc.kind().is_empty() {
         doc.set_str(&["kind"], kind);
-    } else if doc.kind() != kind {
+    }
+    let named = if given.0.is_empty() {
+        &api_version
+    } else {
+        &given.0
+    };
+    if named.matches('/').count() > 1 {
         return Err(Status::bad_request(format!(
-            "{} in version {} cannot be handled as a {kind}: converting ({}) to ({kind}): unknown \
-             conversion",
+            "the object provided is unrecognized (must be of type {kind}): unexpected GroupVersion \
+             string: {named} ({})",
+            api::codec::summary(&body.bytes)
+        )));
+    }
+    if let Some(why) = misfit(named, doc.kind(), (group, kind)) {
+        return Err(Status::bad_request(format!(
+            "{} in version {} cannot be handled as a {kind}: {why}",
             doc.kind(),
-            api::status::quote(version),
-            doc.kind(),
+            api::status::quote(named.rsplit('/').next().unwrap_or_default()),
         )));
     }
     if doc.api_version().is_empty() {

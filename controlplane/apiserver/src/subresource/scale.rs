@@ -61,10 +61,8 @@ fn wanted(call: &Call, object: &Object) -> Result<Wanted, Status> {
         let current = scratch(&scale_json(call, object)?, schema, &arena)?;
         let patch = arena.alloc_slice_copy(&call.body);
         let patched =
-            api::patch::apply_patch(kind, &current, patch, call.field_validation()?, &arena);
-        patched
-            .map_err(|e| e.to_status("autoscaling", "v1", "Scale"))?
-            .0
+            api::patch::apply_patch(kind, &current, patch, call.field_validation(), &arena);
+        patched.map_err(|e| e.to_status())?.0
     } else {
         let body = write::Encoded {
             format: call.format()?,

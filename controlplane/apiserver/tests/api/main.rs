@@ -2,6 +2,7 @@
 
 mod harness;
 
+mod answers;
 mod limits;
 mod sockets;
 mod start;

@@ -208,7 +208,9 @@ async fn preconditions_of_a_deletion() {
         .await;
     assert_eq!(reply.code, 409, "{}", reply.text);
     assert!(
-        reply.message().contains("UID in precondition: other"),
+        reply
+            .message()
+            .contains("the UID in the precondition (other) does not match"),
         "{}",
         reply.message()
     );
