@@ -20,8 +20,10 @@ use crate::view::{Change, World};
 use crate::write::{Verb, Write};
 use distribute::{Slice, distribute};
 
+pub use distribute::same_ports;
+
 pub const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
-const MANAGED_BY_LABEL: &str = "endpointslice.kubernetes.io/managed-by";
+pub const MANAGED_BY_LABEL: &str = "endpointslice.kubernetes.io/managed-by";
 const MANAGED_BY: &str = "endpointslice-controller.k8s.io";
 const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
 
@@ -95,14 +97,14 @@ fn writes(world: &World, service: &Arc<Service>) -> Vec<Write> {
             match slice.old {
                 // One empty slice says that there is nothing; others go.
                 Some(old) if slice.endpoints.is_empty() && !std::mem::take(&mut spare) => {
-                    writes.push(delete(old));
+                    writes.push(delete_slice(old));
                 }
                 _ => writes.extend(write(service, family, slice)),
             }
         }
     }
     // What is left is of a family the service does not have (any more).
-    writes.extend(existing.into_iter().map(|slice| delete(slice)));
+    writes.extend(existing.into_iter().map(|slice| delete_slice(slice)));
     writes
 }
 
@@ -210,7 +212,7 @@ fn write(service: &Service, family: &str, slice: Slice<'_>) -> Option<Write> {
         return Some(create(service, family, &labels, &ports, &endpoints));
     };
     let is_same = old.endpoints == endpoints
-        && distribute::same_ports(&old.ports, &ports)
+        && same_ports(&old.ports, &ports)
         && old.metadata.labels.as_ref() == Some(&labels);
     if is_same {
         return None;
@@ -263,7 +265,7 @@ fn body(metadata: Value, family: &str, ports: &[EndpointPort], endpoints: &[Endp
     })
 }
 
-fn delete(slice: &EndpointSlice) -> Write {
+pub fn delete_slice(slice: &EndpointSlice) -> Write {
     Write::delete(
         &EndpointSlice::RESOURCE,
         Key::of(&slice.metadata),

@@ -25,6 +25,7 @@ mod deployment;
 mod disruption;
 mod endpoints;
 mod endpointslice;
+mod endpointslicemirroring;
 mod garbage;
 mod job;
 mod namespace;
@@ -99,6 +100,7 @@ fn controllers(context: &Context) -> Vec<Box<dyn Controller>> {
         Box::new(disruption::stale::StaleDisruptions),
         Box::new(endpoints::EndpointsController),
         Box::new(endpointslice::EndpointSliceController),
+        Box::new(endpointslicemirroring::EndpointSliceMirroring),
         Box::<job::JobController>::default(),
         Box::new(job::orphans::JobOrphans),
         Box::new(job::ttl::TtlAfterFinished),
