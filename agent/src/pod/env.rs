@@ -96,18 +96,13 @@ fn from_objects(
     let namespace = spec::namespace(input.pod);
     for from in container.env_from.iter().flatten() {
         let prefix = from.prefix.as_deref().unwrap_or_default();
-        let (key, kind, optional) = if let Some(reference) = &from.config_map_ref {
+        let (key, optional) = if let Some(reference) = &from.config_map_ref {
             (
                 Key::config_map(namespace, &reference.name),
-                "configmap",
                 reference.optional,
             )
         } else if let Some(reference) = &from.secret_ref {
-            (
-                Key::secret(namespace, &reference.name),
-                "secret",
-                reference.optional,
-            )
+            (Key::secret(namespace, &reference.name), reference.optional)
         } else {
             continue;
         };
@@ -116,8 +111,8 @@ fn from_objects(
                 continue;
             }
             return Err(Error::ObjectMissing {
-                kind,
-                name: key.name,
+                kind: key.kind(),
+                name: key.name(),
             });
         };
         for (name, value) in &data.data {

@@ -1,6 +1,6 @@
-//! ConfigMaps and Secrets that pods of this node refer to. `Store` keeps one watch per referenced object
-//! for as long as a pod holds it (the Node authorizer allows no more than that), `Objects` is the
-//! snapshot of those one pod uses. Contents may be secret and have no `Debug`.
+//! ConfigMaps, Secrets and trust anchors that pods of this node refer to. `Store` keeps one watch per
+//! reference for as long as a pod holds it (for objects the Node authorizer allows no more than that),
+//! `Objects` is the snapshot of those one pod uses. Contents may be secret and have no `Debug`.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, Weak};
@@ -14,42 +14,54 @@ use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::spec;
+use anchors::Anchors;
+
+pub mod anchors;
 
 /// How long a container start waits for the first answer about an object.
 const FIRST_ANSWER: Duration = Duration::from_secs(10);
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Kind {
-    ConfigMap,
-    Secret,
-}
-
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Key {
-    pub kind: Kind,
-    pub namespace: String,
-    pub name: String,
+pub enum Key {
+    ConfigMap { namespace: String, name: String },
+    Secret { namespace: String, name: String },
+    Anchors(Anchors),
 }
 
 impl Key {
     pub fn config_map(namespace: &str, name: &str) -> Self {
-        Self {
-            kind: Kind::ConfigMap,
+        Self::ConfigMap {
             namespace: namespace.to_owned(),
             name: name.to_owned(),
         }
     }
 
     pub fn secret(namespace: &str, name: &str) -> Self {
-        Self {
-            kind: Kind::Secret,
+        Self::Secret {
             namespace: namespace.to_owned(),
             name: name.to_owned(),
         }
     }
+
+    /// Resource, for messages.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::ConfigMap { .. } => "configmap",
+            Self::Secret { .. } => "secret",
+            Self::Anchors(_) => "clustertrustbundle",
+        }
+    }
+
+    /// Name, for messages.
+    pub fn name(&self) -> String {
+        match self {
+            Self::ConfigMap { name, .. } | Self::Secret { name, .. } => name.clone(),
+            Self::Anchors(anchors) => anchors.to_string(),
+        }
+    }
 }
 
-/// The contents of a ConfigMap (text and binary alike) or Secret.
+/// The contents of a ConfigMap (text and binary alike) or Secret, or trust anchors under their one name.
 #[derive(Clone, PartialEq, Eq, Default)]
 pub struct Data {
     pub data: BTreeMap<String, Vec<u8>>,
@@ -144,6 +156,8 @@ pub fn references(pod: &Pod) -> BTreeSet<Key> {
                     .iter()
                     .map(|r| Key::secret(namespace, &r.name)),
             );
+            let bundle = source.cluster_trust_bundle.iter();
+            keys.extend(bundle.map(|p| Key::Anchors(Anchors::from(p))));
         }
     }
     for secret in spec::spec(pod).image_pull_secrets.iter().flatten() {
@@ -206,10 +220,11 @@ impl Store {
 
     fn start(&self, key: &Key) -> Slot {
         let (sender, entry) = watch::channel(Entry::Unknown);
-        let task = match key.kind {
-            Kind::ConfigMap => {
-                let api = Api::<ConfigMap>::namespaced(self.client.clone(), &key.namespace);
-                tokio::spawn(follow(api, key.name.clone(), sender, |object| {
+        let client = self.client.clone();
+        let task = match key {
+            Key::ConfigMap { namespace, name } => {
+                let api = Api::<ConfigMap>::namespaced(client, namespace);
+                tokio::spawn(follow(api, name.clone(), sender, |object| {
                     let text = object.data.unwrap_or_default().into_iter();
                     let binary = object.binary_data.unwrap_or_default().into_iter();
                     let text = text.map(|(name, value)| (name, value.into_bytes()));
@@ -220,15 +235,16 @@ impl Store {
                     }
                 }))
             }
-            Kind::Secret => {
-                let api = Api::<Secret>::namespaced(self.client.clone(), &key.namespace);
-                tokio::spawn(follow(api, key.name.clone(), sender, |object| {
+            Key::Secret { namespace, name } => {
+                let api = Api::<Secret>::namespaced(client, namespace);
+                tokio::spawn(follow(api, name.clone(), sender, |object| {
                     let data = object.data.unwrap_or_default().into_iter();
                     Data {
                         data: data.map(|(name, value)| (name, value.0)).collect(),
                     }
                 }))
             }
+            Key::Anchors(anchors) => tokio::spawn(anchors.clone().follow(client, sender)),
         };
         Slot {
             entry,

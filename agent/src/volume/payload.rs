@@ -5,10 +5,12 @@ use std::collections::BTreeMap;
 use std::path::{Component, Path};
 
 use k8s_openapi::api::core::v1::{
-    DownwardAPIVolumeFile, KeyToPath, Pod, ServiceAccountTokenProjection, Volume, VolumeProjection,
+    ClusterTrustBundleProjection, DownwardAPIVolumeFile, KeyToPath, Pod,
+    ServiceAccountTokenProjection, Volume, VolumeProjection,
 };
 
 use crate::pod::downward::{self, Facts};
+use crate::pod::objects::anchors::{self, Anchors};
 use crate::pod::objects::{Data, Key, Objects};
 use crate::pod::resources;
 use crate::pod::spec;
@@ -96,6 +98,7 @@ enum Source<'a> {
     },
     Fields(&'a [DownwardAPIVolumeFile]),
     Token(&'a ServiceAccountTokenProjection),
+    Anchors(&'a ClusterTrustBundleProjection),
 }
 
 /// The volume's files, or `None` when it is not of these kinds.
@@ -114,6 +117,10 @@ pub fn payload(input: Input<'_>, volume: &Volume) -> Result<Option<Payload>, Err
             } => keys(input, key, items, (mode, optional), &mut files)?,
             Source::Fields(items) => fields(input, items, mode, &mut files)?,
             Source::Token(projection) => token(input, projection, mode, &mut files)?,
+            Source::Anchors(projection) => {
+                let data = trust(input, projection)?;
+                files.insert(projection.path.clone(), File::new(data, mode));
+            }
         }
     }
     files.keys().try_for_each(|path| check(path))?;
@@ -149,9 +156,10 @@ fn sources<'a>(namespace: &str, volume: &'a Volume) -> Result<Option<Sources<'a>
                 Source::Fields(p.items.as_deref().unwrap_or_default())
             } else if let Some(p) = &p.service_account_token {
                 Source::Token(p)
+            } else if let Some(p) = &p.cluster_trust_bundle {
+                Source::Anchors(p)
             } else {
-                let what = "projected clusterTrustBundle or podCertificate";
-                return Err(Error::Unsupported(what));
+                return Err(Error::Unsupported("projected podCertificate"));
             })
         };
         let sources = v.sources.iter().flatten().map(projected);
@@ -189,19 +197,9 @@ fn keys(
     (mode, optional): (i32, bool),
     files: &mut Payload,
 ) -> Result<(), Error> {
-    let kind = match key.kind {
-        crate::pod::objects::Kind::ConfigMap => "configmap",
-        crate::pod::objects::Kind::Secret => "secret",
-    };
+    let kind = key.kind();
     let empty = Data::default();
-    let data = match input.objects.get(&key) {
-        Some(data) => data,
-        None if optional && input.objects.is_missing(&key) => &empty,
-        None => {
-            let name = key.name;
-            return Err(Error::Missing { kind, name });
-        }
-    };
+    let data = found(input, &key, optional)?.unwrap_or(&empty);
     if items.is_empty() {
         let all = data.data.iter();
         files.extend(all.map(|(name, value)| (name.clone(), File::new(value.clone(), mode))));
@@ -221,6 +219,26 @@ fn keys(
         }
     }
     Ok(())
+}
+
+/// An object that is there, or may be missing.
+fn found<'a>(input: Input<'a>, key: &Key, optional: bool) -> Result<Option<&'a Data>, Error> {
+    match input.objects.get(key) {
+        Some(data) => Ok(Some(data)),
+        None if optional && input.objects.is_missing(key) => Ok(None),
+        None => Err(Error::Missing {
+            kind: key.kind(),
+            name: key.name(),
+        }),
+    }
+}
+
+/// Trust anchors in PEM; none where they may be missing.
+fn trust(input: Input<'_>, projection: &ClusterTrustBundleProjection) -> Result<Vec<u8>, Error> {
+    let key = Key::Anchors(Anchors::from(projection));
+    let data = found(input, &key, projection.optional == Some(true))?;
+    let pem = data.and_then(|data| data.data.get(anchors::PEM));
+    Ok(pem.cloned().unwrap_or_default())
 }
 
 fn fields(
@@ -292,6 +310,9 @@ mod tests {
         ]
         .into();
         objects.insert(Key::config_map("ns", "cm"), Data { data });
+        let roots = Key::Anchors(Anchors::Bundle("roots".to_owned()));
+        let data = [(anchors::PEM.to_owned(), b"pem".to_vec())].into();
+        objects.insert(roots, Data { data });
         let key = TokenKey {
             audience: String::new(),
             expiration_seconds: 3607,
@@ -356,6 +377,25 @@ mod tests {
         assert_eq!(files["token"].data, b"jwt");
         assert_eq!(files["namespace"].data, b"ns");
         assert_eq!(files["ca.crt"].data, b"1");
+    }
+
+    #[test]
+    fn trust_anchors_are_a_file_that_may_be_empty() {
+        let source = |bundle| {
+            json!({ "name": "v", "projected": { "sources": [
+            { "clusterTrustBundle": bundle } ] } })
+        };
+        let missing = run(source(json!({ "name": "gone", "path": "ca.pem" })));
+        let expected = Error::Missing {
+            kind: "clustertrustbundle",
+            name: "gone".to_owned(),
+        };
+        assert_eq!(missing, Err(expected));
+        let optional = json!({ "name": "gone", "path": "ca.pem", "optional": true });
+        let files = run(source(optional)).unwrap().unwrap();
+        assert!(files["ca.pem"].data.is_empty());
+        let found = run(source(json!({ "name": "roots", "path": "ca.pem" })));
+        assert_eq!(found.unwrap().unwrap()["ca.pem"].data, b"pem");
     }
 
     #[test]

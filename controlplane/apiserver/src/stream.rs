@@ -7,6 +7,7 @@
 mod any_certificate;
 mod kubelet;
 pub mod proxy;
+mod reader;
 
 use api::Status;
 use bytes::Bytes;
@@ -66,7 +67,7 @@ pub async fn pod(mut call: Call, sub: &str) -> Result<Response<Body>, Status> {
     let path = location(&call, &pod, sub)?;
     let address = kubelet::address_of(call.server.cache(), &node)?;
     if sub == "log" {
-        return log(&call, &address, &path).await;
+        return log(&mut call, &address, &path).await;
     }
     let Some(upgrade) = upgrade_of(&mut call) else {
         return Err(Status::bad_request("Upgrade request required"));
@@ -115,7 +116,7 @@ fn join(near: OnUpgrade, far: Upgraded) {
 }
 
 async fn log(
-    call: &Call,
+    call: &mut Call,
     address: &kubelet::Address,
     path: &str,
 ) -> Result<Response<Body>, Status> {
@@ -129,6 +130,11 @@ async fn log(
             404 => Status::new(404, "NotFound", text),
             _ => Status::internal(text),
         });
+    }
+    if reader::is_wanted(&call.parts.headers)
+        && let Some(upgrade) = upgrade_of(call)
+    {
+        return reader::serve(&call.parts.headers, upgrade, far);
     }
     let mut response = Response::new(far);
     let plain = HeaderValue::from_static("text/plain");

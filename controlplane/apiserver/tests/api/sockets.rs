@@ -6,6 +6,7 @@ use std::{net::SocketAddr, sync::Arc};
 
 use apiserver::{ApiServer, KubeletOptions, Options};
 use bytes::Bytes;
+use futures::{StreamExt, future::ready};
 use http::{Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Empty, Full};
 use hyper::service::service_fn;
@@ -25,6 +26,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 use tokio_rustls::{TlsAcceptor, TlsConnector};
+use tokio_tungstenite::tungstenite::Message;
 use tokio_util::sync::CancellationToken;
 
 struct Ca {
@@ -304,6 +306,18 @@ async fn with_pod(served: &Served, admin: &Pem, kubelet: SocketAddr) {
     assert_eq!(code, 200, "{text}");
 }
 
+/// The messages of a log until its end.
+async fn log_over_websocket(served: &Served, admin: &Pem, path: &str) -> Vec<String> {
+    let ca = &served.ca;
+    let stream = ca.connect(served.address, Some(admin), b"http/1.1").await;
+    let uri = format!("wss://{}{path}", served.address);
+    let (socket, _) = tokio_tungstenite::client_async(uri, stream).await.unwrap();
+    let messages = socket.map(|message| message.unwrap());
+    let messages = messages.take_while(|message| ready(!message.is_close()));
+    let text = |message: Message| String::from_utf8(message.into_data().to_vec()).unwrap();
+    messages.map(text).collect().await
+}
+
 #[tokio::test]
 async fn logs_and_exec_go_to_the_kubelet() {
     let served = served().await;
@@ -324,6 +338,8 @@ async fn logs_and_exec_go_to_the_kubelet() {
             "/containerLogs/default/p/c?tailLines=5".to_owned()
         )
     );
+    let messages = log_over_websocket(&served, &admin, &format!("{pod}/log?tailLines=5")).await;
+    assert_eq!(messages, ["", "/containerLogs/default/p/c?tailLines=5"]);
     let wrong = http1(
         &served,
         Some(&admin),
