@@ -152,11 +152,11 @@ fn from_source(
     }
     if let Some(reference) = &source.config_map_key_ref {
         let key = Key::config_map(namespace, &reference.name);
-        return value_of(input, &key, "configmap", &reference.key, reference.optional);
+        return value_of(input, &key, &reference.key, reference.optional);
     }
     if let Some(reference) = &source.secret_key_ref {
         let key = Key::secret(namespace, &reference.name);
-        return value_of(input, &key, "secret", &reference.key, reference.optional);
+        return value_of(input, &key, &reference.key, reference.optional);
     }
     Ok(Some(String::new()))
 }
@@ -164,19 +164,16 @@ fn from_source(
 fn value_of(
     input: Input<'_>,
     object: &Key,
-    kind: &'static str,
     key: &str,
     optional: Option<bool>,
 ) -> Result<Option<String>, Error> {
     let optional = optional == Some(true);
+    let (kind, name) = (object.kind(), object.name());
     let Some(data) = input.objects.get(object) else {
         return if optional && input.objects.is_missing(object) {
             Ok(None)
         } else {
-            Err(Error::ObjectMissing {
-                kind,
-                name: object.name.clone(),
-            })
+            Err(Error::ObjectMissing { kind, name })
         };
     };
     match data.data.get(key) {
@@ -184,15 +181,15 @@ fn value_of(
             Ok(text) => Ok(Some(text.to_owned())),
             Err(_) => Err(Error::NotText {
                 kind,
-                name: object.name.clone(),
+                name,
                 key: key.to_owned(),
             }),
         },
         None if optional => Ok(None),
         None => Err(Error::KeyMissing {
             kind,
-            namespace: object.namespace.clone(),
-            name: object.name.clone(),
+            namespace: spec::namespace(input.pod).to_owned(),
+            name,
             key: key.to_owned(),
         }),
     }
