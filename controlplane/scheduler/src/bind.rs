@@ -33,19 +33,65 @@ pub async fn mark(client: &Client, pod: &Pod, message: &str) -> Result<(), kube:
     {
         return Ok(());
     }
-    let now = Timestamp::from_second(Timestamp::now().as_second()).unwrap_or_default();
     let body = json!({"metadata": {"uid": pod.uid()}, "status": {"conditions": [{
         "type": "PodScheduled",
         "status": "False",
         "reason": "Unschedulable",
         "message": message,
         "lastProbeTime": null,
-        "lastTransitionTime": now.to_string(),
+        "lastTransitionTime": now(),
     }]}});
+    patch_status(client, pod, &body).await
+}
+
+/// Says which node the pod was promised, or that it waits for none any more.
+pub async fn nominate(client: &Client, pod: &Pod, node: Option<&str>) -> Result<(), kube::Error> {
+    let body = json!({
+        "metadata": {"uid": pod.uid()},
+        "status": {"nominatedNodeName": node},
+    });
+    patch_status(client, pod, &body).await
+}
+
+/// Ends a pod in favour of another one; it says why itself.
+pub async fn evict(client: &Client, victim: &Pod) -> Result<(), kube::Error> {
+    let message = "default-scheduler: preempting to accommodate a higher priority pod";
+    let body = json!({"metadata": {"uid": victim.uid()}, "status": {"conditions": [{
+        "type": "DisruptionTarget",
+        "status": "True",
+        "reason": "PreemptionByScheduler",
+        "message": message,
+        "lastProbeTime": null,
+        "lastTransitionTime": now(),
+    }]}});
+    patch_status(client, victim, &body).await?;
+    let Key { namespace, name } = victim.key();
+    let path = format!("/api/v1/namespaces/{namespace}/pods/{name}");
+    let body = json!({
+        "apiVersion": "v1",
+        "kind": "DeleteOptions",
+        "preconditions": {"uid": victim.uid()},
+    });
+    send(
+        client,
+        http::Method::DELETE,
+        &path,
+        "application/json",
+        &body,
+    )
+    .await
+}
+
+fn now() -> String {
+    let now = Timestamp::from_second(Timestamp::now().as_second());
+    now.unwrap_or_default().to_string()
+}
+
+async fn patch_status(client: &Client, pod: &Pod, body: &Value) -> Result<(), kube::Error> {
     let Key { namespace, name } = pod.key();
     let path = format!("/api/v1/namespaces/{namespace}/pods/{name}/status");
     let content_type = "application/strategic-merge-patch+json";
-    send(client, http::Method::PATCH, &path, content_type, &body).await
+    send(client, http::Method::PATCH, &path, content_type, body).await
 }
 
 async fn send(
@@ -65,7 +111,19 @@ async fn send(
     client.request_text(request).await.map(drop)
 }
 
-/// Records what was decided about the pod; Events are best effort.
+/// Records that a pod went for another one.
+pub async fn record_preempted(recorder: &Recorder, victim: &Pod, by: &Pod, node: &str) {
+    let event = Event {
+        type_: EventType::Normal,
+        reason: "Preempted".to_owned(),
+        note: Some(format!("Preempted by pod {} on node {node}", by.uid())),
+        action: "Preempting".to_owned(),
+        secondary: Some(kube::Resource::object_ref(by, &())),
+    };
+    publish(recorder, victim, &event).await;
+}
+
+/// Records what was decided about the pod.
 pub async fn record(recorder: &Recorder, pod: &Pod, decision: Result<&str, &str>) {
     let event = match decision {
         Ok(node) => Event {
@@ -83,8 +141,13 @@ pub async fn record(recorder: &Recorder, pod: &Pod, decision: Result<&str, &str>
             secondary: None,
         },
     };
+    publish(recorder, pod, &event).await;
+}
+
+/// Events are best effort.
+async fn publish(recorder: &Recorder, pod: &Pod, event: &Event) {
     let reference = kube::Resource::object_ref(pod, &());
-    if let Err(error) = recorder.publish(&event, &reference).await {
+    if let Err(error) = recorder.publish(event, &reference).await {
         tracing::debug!(%error, "event not recorded");
     }
 }

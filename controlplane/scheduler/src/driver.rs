@@ -1,6 +1,6 @@
 //! The shell: watches in, decisions out. One task owns snapshot and queue; bindings are spawned.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,7 +15,8 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::bind;
-use crate::object::{Key, Labels, Namespace, Node, Pod};
+use crate::object::{Budget, Key, Labels, Namespace, Node, Pod};
+use crate::preempt::{Candidate, displaced, preempt};
 use crate::queue::{Hint, Queue};
 use crate::schedule::schedule;
 use crate::snapshot::Snapshot;
@@ -36,6 +37,7 @@ enum Delivery {
     Pod(Event<Pod>),
     Node(Event<Node>),
     Namespace(Event<Namespace>),
+    Budget(Event<Budget>),
 }
 
 /// The end of a binding.
@@ -66,8 +68,14 @@ pub async fn run(client: Client, shutdown: CancellationToken) {
     feeds.spawn(feed(
         Api::all(client.clone()),
         None,
-        sender,
+        sender.clone(),
         Delivery::Namespace,
+    ));
+    feeds.spawn(feed(
+        Api::all(client.clone()),
+        None,
+        sender,
+        Delivery::Budget,
     ));
     let mut driver = Driver::new(client);
     loop {
@@ -136,6 +144,8 @@ struct Driver {
     pod_listing: Listing<Key>,
     node_listing: Listing<String>,
     namespace_listing: Listing<String>,
+    budgets: BTreeMap<Key, Arc<Budget>>,
+    budget_listing: Listing<Key>,
     tasks: JoinSet<Bound>,
     seed: u64,
     /// Ready pods were left over to look at the watches first.
@@ -154,6 +164,8 @@ impl Driver {
             pod_listing: Listing::new(),
             node_listing: Listing::new(),
             namespace_listing: Listing::new(),
+            budgets: BTreeMap::new(),
+            budget_listing: Listing::new(),
             tasks: JoinSet::new(),
             seed: rand::random(),
             unfinished: false,
@@ -164,6 +176,7 @@ impl Driver {
         self.pod_listing.listed_once
             && self.node_listing.listed_once
             && self.namespace_listing.listed_once
+            && self.budget_listing.listed_once
     }
 
     fn next_due(&self) -> Instant {
@@ -184,6 +197,7 @@ impl Driver {
                 Delivery::Pod(event) => self.pod_event(event),
                 Delivery::Node(event) => self.node_event(event),
                 Delivery::Namespace(event) => self.namespace_event(event),
+                Delivery::Budget(event) => self.budget_event(event),
             }
             taken += 1;
             next = if taken < MAX_BATCH {
@@ -230,6 +244,8 @@ impl Driver {
             .is_some_and(|old| old.node().is_some() && !old.is_finished());
         let is_placed = pod.node().is_some() && !pod.is_finished();
         self.snapshot.set_pod(&pod);
+        let promised = |pod: &Arc<Pod>| pod.status.nominated_node_name.clone();
+        let old_promise = old.as_ref().and_then(promised);
         let changed = old.is_some_and(|old| differs(&old, &pod));
         let now = Instant::now();
         match (was_placed, is_placed) {
@@ -244,7 +260,16 @@ impl Driver {
         }
         if !pod.wants_node(SCHEDULER_NAME) {
             self.queue.remove(&key);
-        } else if !self.snapshot.is_assumed(&key) {
+            self.snapshot.break_promise(&key);
+            return;
+        }
+        match (old_promise, promised(&pod)) {
+            // An earlier scheduler's, too.
+            (_, Some(node)) => self.snapshot.promise(&pod, &node),
+            (Some(_), None) => self.snapshot.break_promise(&key),
+            (None, None) => {}
+        }
+        if !self.snapshot.is_assumed(&key) {
             self.queue.add(&key, pod.spec.priority, changed);
         }
     }
@@ -256,6 +281,7 @@ impl Driver {
 
     fn forget_pod(&mut self, key: &Key) {
         self.snapshot.remove_pod(key);
+        self.snapshot.break_promise(key);
         self.queue.remove(key);
         self.queue.hint(Hint::PodRemoved, Instant::now());
     }
@@ -329,6 +355,28 @@ impl Driver {
         }
     }
 
+    fn budget_event(&mut self, event: Event<Budget>) {
+        let listing = &mut self.budget_listing;
+        match event {
+            Event::Init => listing.seen.clear(),
+            Event::InitApply(budget) => {
+                listing.seen.insert(budget.key());
+                self.budgets.insert(budget.key(), Arc::new(budget));
+            }
+            Event::InitDone => {
+                let seen = std::mem::take(&mut listing.seen);
+                self.budgets.retain(|key, _| seen.contains(key));
+                listing.listed_once = true;
+            }
+            Event::Apply(budget) => {
+                self.budgets.insert(budget.key(), Arc::new(budget));
+            }
+            Event::Delete(budget) => {
+                self.budgets.remove(&budget.key());
+            }
+        }
+    }
+
     /// Decides pod after pod, and stops now and then for the watches.
     fn decide(&mut self) {
         self.unfinished = false;
@@ -354,7 +402,15 @@ impl Driver {
                     let message = why.to_string();
                     tracing::debug!(pod = %key, %message, "no node for the pod");
                     self.queue.unschedulable(&key, why.plugins, Instant::now());
-                    self.explain(pod, message);
+                    match preempt(&self.snapshot, &pod, &self.budgets) {
+                        Ok(candidate) => {
+                            self.preempt(&pod, candidate);
+                            self.explain(pod, message);
+                        }
+                        Err(useless) => {
+                            self.explain(pod, format!("{message} preemption: {useless}"));
+                        }
+                    }
                 }
             }
         }
@@ -379,6 +435,46 @@ impl Driver {
                 key,
                 uid: pod.uid().to_owned(),
                 failure,
+            }
+        });
+    }
+
+    /// Makes room on a node; the pod tries again when its victims are gone.
+    fn preempt(&mut self, pod: &Arc<Pod>, candidate: Candidate) {
+        let Candidate { node, victims, .. } = candidate;
+        let displaced = displaced(&self.snapshot, pod, &node);
+        let displaced: Vec<Arc<Pod>> = displaced
+            .iter()
+            .filter_map(|key| self.pods.get(key).cloned())
+            .collect();
+        for other in &displaced {
+            self.snapshot.break_promise(&other.key());
+        }
+        self.snapshot.promise(pod, &node);
+        let (client, recorder, pod) = (self.client.clone(), self.recorder.clone(), pod.clone());
+        self.tasks.spawn(async move {
+            let told = |what: &'static str, of: &Pod, result: Result<(), kube::Error>| {
+                if let Err(error) = &result {
+                    tracing::warn!(pod = %of.key(), %error, "{what}");
+                }
+                result.is_ok()
+            };
+            for victim in &victims {
+                let evicted = bind::evict(&client, victim).await;
+                if told("preemption failed", victim, evicted) {
+                    bind::record_preempted(&recorder, victim, &pod, &node).await;
+                }
+            }
+            for other in &displaced {
+                let cleared = bind::nominate(&client, other, None).await;
+                told("nomination not cleared", other, cleared);
+            }
+            let nominated = bind::nominate(&client, &pod, Some(&node)).await;
+            told("nomination not written", &pod, nominated);
+            Bound {
+                key: pod.key(),
+                uid: pod.uid().to_owned(),
+                failure: None,
             }
         });
     }

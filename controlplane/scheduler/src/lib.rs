@@ -1,6 +1,6 @@
 //! The scheduler: gives every pod a node.
 //!
-//! `snapshot` → `filter`, `score` → `schedule` is pure; `queue` holds the pods that wait; `driver`
+//! `snapshot` → `filter`, `score` → `schedule` is pure, and so is `preempt`; `queue` holds the pods that wait; `driver`
 //! takes in watches, decides one pod after the other and hands bindings to tasks (`bind`).
 
 mod bind;
@@ -8,6 +8,7 @@ mod driver;
 mod filter;
 mod matching;
 mod object;
+mod preempt;
 mod queue;
 mod resources;
 mod schedule;

@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::{
     Affinity, PodAffinityTerm, ResourceRequirements, Taint, Toleration, TopologySpreadConstraint,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta, Time};
 use serde::Deserialize;
 
 /// Labels, annotations and node selectors.
@@ -39,15 +39,18 @@ impl fmt::Display for Key {
 
 macro_rules! projection {
     ($type:ident, $scope:ident, $plural:literal) => {
+        projection!($type, $scope, $plural, "", stringify!($type));
+    };
+    ($type:ident, $scope:ident, $plural:literal, $group:literal, $kind:expr) => {
         impl kube::Resource for $type {
             type DynamicType = ();
             type Scope = kube::core::$scope;
 
             fn kind(_: &()) -> std::borrow::Cow<'_, str> {
-                stringify!($type).into()
+                $kind.into()
             }
             fn group(_: &()) -> std::borrow::Cow<'_, str> {
-                "".into()
+                $group.into()
             }
             fn version(_: &()) -> std::borrow::Cow<'_, str> {
                 "v1".into()
@@ -119,6 +122,7 @@ pub struct PodSpec {
     pub overhead: BTreeMap<String, Quantity>,
     pub resources: Option<ResourceRequirements>,
     pub host_network: bool,
+    pub preemption_policy: Option<String>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
@@ -152,10 +156,48 @@ pub struct ContainerPort {
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
+#[serde(rename_all = "camelCase", default)]
 pub struct PodStatus {
     pub phase: String,
     pub conditions: Vec<Condition>,
+    pub nominated_node_name: Option<String>,
+    pub start_time: Option<Time>,
+}
+
+/// A PodDisruptionBudget.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Budget {
+    pub metadata: ObjectMeta,
+    pub spec: BudgetSpec,
+    pub status: BudgetStatus,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct BudgetSpec {
+    pub selector: Option<LabelSelector>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct BudgetStatus {
+    pub disruptions_allowed: i32,
+    /// Pods whose disruption is counted already.
+    pub disrupted_pods: BTreeMap<String, Time>,
+}
+projection!(
+    Budget,
+    NamespaceResourceScope,
+    "poddisruptionbudgets",
+    "policy",
+    "PodDisruptionBudget"
+);
+
+impl Budget {
+    pub fn key(&self) -> Key {
+        Key::of(&self.metadata)
+    }
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]

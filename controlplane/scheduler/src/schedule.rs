@@ -99,9 +99,20 @@ fn feasible<'a>(
     } else {
         (seed % nodes.len() as u64) as usize
     };
+    // Upstream's RunFilterPluginsWithNominatedPods: with and without those that were promised room.
+    let rivals = snapshot.with_rivals(pod);
+    let rivals = rivals.map(|kept| (Prepared::new(&kept, pod), kept));
+    let check = |node: &NodeInfo| {
+        if let Some((prepared, kept)) = &rivals
+            && let Some(node) = kept.node(node.node.name())
+        {
+            check(pod, prepared, node)?;
+        }
+        check(pod, prepared, node)
+    };
     let mut feasible = Vec::new();
     for node in nodes[start..].iter().chain(&nodes[..start]) {
-        match check(pod, prepared, node) {
+        match check(node) {
             Ok(()) => feasible.push(*node),
             Err(refusal) => {
                 failure.plugins.insert(refusal.plugin);

@@ -119,6 +119,8 @@ pub struct Snapshot {
     /// Placed pods by their controller's uid.
     owned: HashMap<Arc<str>, BTreeSet<Key>>,
     namespaces: HashMap<Arc<str>, Labels>,
+    /// Pods that wait for others to make room for them, with the node they were promised.
+    promised: BTreeMap<Key, (Arc<Pod>, Arc<str>)>,
 }
 
 impl Snapshot {
@@ -214,6 +216,7 @@ impl Snapshot {
         match pod.node() {
             Some(node) if !pod.is_finished() => {
                 self.assumed.remove(&key);
+                self.promised.remove(&key);
                 self.place(pod.clone(), node.into());
             }
             None if self.assumed.get(&key).is_some_and(|uid| uid == pod.uid()) => {}
@@ -221,8 +224,47 @@ impl Snapshot {
         }
     }
 
+    /// Room on `node` is being made for the pod.
+    pub fn promise(&mut self, pod: &Arc<Pod>, node: &str) {
+        self.promised.insert(pod.key(), (pod.clone(), node.into()));
+    }
+
+    /// The pod waits for no room any more.
+    pub fn break_promise(&mut self, key: &Key) {
+        self.promised.remove(key);
+    }
+
+    /// The node the pod was promised.
+    pub fn promised(&self, key: &Key) -> Option<&str> {
+        self.promised.get(key).map(|(_, node)| &**node)
+    }
+
+    /// Pods that were promised the node.
+    pub fn promised_to(&self, node: &str) -> impl Iterator<Item = &Arc<Pod>> {
+        let promised = self.promised.values();
+        promised
+            .filter(move |(_, on)| &**on == node)
+            .map(|(pod, _)| pod)
+    }
+
+    /// The cluster with the promises kept that come before the pod; `None` if there are none.
+    pub fn with_rivals(&self, pod: &Pod) -> Option<Self> {
+        let key = pod.key();
+        let rivals = self.promised.iter().filter(|(other, (rival, _))| {
+            **other != key && rival.spec.priority >= pod.spec.priority
+        });
+        let mut rivals = rivals.peekable();
+        rivals.peek()?;
+        let mut kept = self.clone();
+        for (_, (rival, node)) in rivals {
+            kept.place(rival.clone(), node.clone());
+        }
+        Some(kept)
+    }
+
     /// Counts `pod` on `node` although the API server does not know yet.
     pub fn assume(&mut self, pod: &Arc<Pod>, node: &str) {
+        self.promised.remove(&pod.key());
         self.place(pod.clone(), node.into());
         self.assumed.insert(pod.key(), pod.uid().to_owned());
     }
@@ -257,7 +299,8 @@ impl Snapshot {
         }
     }
 
-    fn place(&mut self, pod: Arc<Pod>, node: Arc<str>) {
+    /// Counts `pod` on `node`, and nowhere else.
+    pub fn place(&mut self, pod: Arc<Pod>, node: Arc<str>) {
         let key = pod.key();
         self.remove_pod(&key);
         self.index(&key, &pod);
