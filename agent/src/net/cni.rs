@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::UnixListener;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::engine::Handle;
@@ -26,8 +26,11 @@ use crate::cni::{
 };
 use crate::{ACCEPT_PAUSE, Config};
 
-/// Calls worked on at the same time.
-const CALLS: usize = 64;
+/// Calls worked on at the same time. One that only waits for its pod to become known is not among them:
+/// pods that are gone again before they ran must not hold up the others.
+const CALLS: usize = 32;
+/// Calls open at the same time; the kernel keeps further ones waiting.
+const CONNECTIONS: usize = 1024;
 /// How long a plugin may take to send its request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a call waits for a starting agent; less than the plugin waits for its answer.
@@ -143,13 +146,10 @@ fn conflist_text(socket: &Path) -> String {
 }
 
 async fn accept(listener: UnixListener, stages: Stages, shutdown: CancellationToken) {
-    let permits = Arc::new(Semaphore::new(CALLS));
+    let connections = Arc::new(Semaphore::new(CONNECTIONS));
+    let work = Arc::new(Semaphore::new(CALLS));
     loop {
-        let permit = permits
-            .clone()
-            .acquire_owned()
-            .await
-            .expect("the semaphore is never closed");
+        let permit = acquire(&connections).await;
         let stream = tokio::select! {
             accepted = listener.accept() => accepted,
             () = shutdown.cancelled() => return,
@@ -162,9 +162,9 @@ async fn accept(listener: UnixListener, stages: Stages, shutdown: CancellationTo
                 continue;
             }
         };
-        let stages = stages.clone();
+        let (stages, work) = (stages.clone(), work.clone());
         tokio::spawn(async move {
-            if let Err(error) = connection(stream, stages).await {
+            if let Err(error) = connection(stream, stages, &work).await {
                 tracing::warn!(%error, "CNI call broken off");
             }
             drop(permit);
@@ -172,9 +172,15 @@ async fn accept(listener: UnixListener, stages: Stages, shutdown: CancellationTo
     }
 }
 
+async fn acquire(permits: &Arc<Semaphore>) -> OwnedSemaphorePermit {
+    let permit = permits.clone().acquire_owned().await;
+    permit.expect("the semaphore is never closed")
+}
+
 async fn connection(
     mut stream: std::os::unix::net::UnixStream,
     stages: Stages,
+    work: &Arc<Semaphore>,
 ) -> std::io::Result<()> {
     let reading = tokio::task::spawn_blocking(move || {
         stream.set_nonblocking(false)?;
@@ -186,7 +192,7 @@ async fn connection(
     (stream, body, netns) = reading.await??;
     let answer = match serde_json::from_slice::<Request>(&body) {
         Ok(request) => match wait_until_up(stages).await {
-            Ok(server) => server.answer(request, netns).await,
+            Ok(server) => server.answer(request, netns, acquire(work).await).await,
             Err(problem) => without_network(&request, &problem),
         },
         Err(e) => Answer::Error(Failure::new(
@@ -233,7 +239,13 @@ fn without_network(request: &Request, problem: &Problem) -> Answer {
 // === impl Server ===
 
 impl Server {
-    async fn answer(&self, request: Request, netns: Option<OwnedFd>) -> Answer {
+    /// `work` is given back when what is left is waiting.
+    async fn answer(
+        &self,
+        request: Request,
+        netns: Option<OwnedFd>,
+        work: OwnedSemaphorePermit,
+    ) -> Answer {
         let id = SandboxId {
             container_id: request.container_id.clone(),
             ifname: request.ifname.clone(),
@@ -241,7 +253,7 @@ impl Server {
         let started = std::time::Instant::now();
         let outcome = match request.command {
             Command::Add => self
-                .add(&id, &request, netns)
+                .add(&id, &request, netns, work)
                 .await
                 .map(|r| Answer::Result(Box::new(r))),
             Command::Del => self.del(&id).await.map(|()| Answer::Done),
@@ -268,6 +280,7 @@ impl Server {
         id: &SandboxId,
         request: &Request,
         netns: Option<OwnedFd>,
+        work: OwnedSemaphorePermit,
     ) -> Result<AddResult, Failure> {
         let netns = netns.ok_or_else(|| {
             Failure::new(
@@ -300,6 +313,7 @@ impl Server {
         veth::open(&self.netlink, index, &plan)
             .await
             .map_err(broken)?;
+        drop(work);
         self.engine.ready(id.clone()).await?;
         Ok(result(&sandbox, request))
     }

@@ -300,6 +300,7 @@ impl Engine {
             }
             Call::Release(id, reply) => {
                 self.release(&id);
+                self.dismiss(&id);
                 answer(reply, Ok(()));
             }
             Call::Freed(id, reply) => answer(reply, self.freed(&id)),
@@ -339,6 +340,14 @@ impl Engine {
             ));
         }
         Ok(())
+    }
+
+    /// Nobody needs the sandbox any more that an ADD waits for.
+    fn dismiss(&mut self, id: &SandboxId) {
+        for waiting in self.waiting.extract_if(.., |waiting| waiting.id == *id) {
+            let failure = Failure::new(code::FAILED, "the sandbox was deleted meanwhile", "");
+            answer(waiting.reply, Err(failure));
+        }
     }
 
     fn release(&mut self, id: &SandboxId) {

@@ -6,6 +6,7 @@ use std::net::{IpAddr, TcpListener, TcpStream};
 use std::sync::mpsc;
 
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 pub(in crate::net) mod datapath;
 
@@ -299,6 +300,40 @@ fn add_waits_until_the_pod_is_known() {
         assert_eq!(add.as_mut().await.len(), 2);
         drop(add);
         node.stop().await;
+    });
+}
+
+#[test]
+fn adds_that_wait_for_their_pods_hold_up_nobody_and_end_with_their_sandbox() {
+    on_a_node(|| async {
+        let dir = tempfile::tempdir().unwrap();
+        let node = Arc::new(TestNode::start(dir.path(), state(&["known"])).await);
+        let spaces: Vec<OwnedFd> = (0..=CALLS).map(|_| namespace()).collect();
+        let mut waiting = JoinSet::new();
+        for (n, space) in spaces.iter().enumerate() {
+            let (node, space) = (node.clone(), space.try_clone().unwrap());
+            waiting.spawn(async move {
+                let name = format!("gone{n}");
+                node.call(Command::Add, &name, Some(space)).await
+            });
+        }
+        while node.links().await.len() <= CALLS {
+            assert!(waiting.try_join_next().is_none(), "they wait");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        assert_eq!(node.add("known", &namespace()).await.len(), 2);
+        for n in 0..=CALLS {
+            let done = node.call(Command::Del, &format!("gone{n}"), None).await;
+            assert_eq!(done, Answer::Done);
+        }
+        while let Some(answer) = waiting.join_next().await {
+            let answer = answer.unwrap();
+            let Answer::Error(failure) = answer else {
+                panic!("{answer:?}")
+            };
+            assert_eq!(failure.msg, "the sandbox was deleted meanwhile");
+        }
+        Arc::into_inner(node).unwrap().stop().await;
     });
 }
 
