@@ -32,8 +32,11 @@ impl Controller for QuotaController {
     fn react(&mut self, world: &World, change: &Change, keys: &mut Vec<Key>) {
         match change {
             Change::ResourceQuota(delta) => match (&delta.old, &delta.new) {
-                // Changes of the status are admission's, or our own.
-                (Some(old), Some(new)) if old.spec == new.spec => {}
+                // Changes of the status are admission's, or our own; somebody else's are corrected here at
+                // once, by upstream at its next resync.
+                (Some(old), Some(new))
+                    if old.spec == new.spec
+                        && (old.status == new.status || new.status.hard == new.spec.hard) => {}
                 _ => keys.push(delta.key()),
             },
             Change::Pod(delta) if has_finished(delta) => {
@@ -147,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_of_the_status_alone_is_no_reason() {
+    fn a_change_of_the_status_alone_is_no_reason_unless_it_is_wrong() {
         let mut world = World::default();
         let mut controller = QuotaController;
         let mut keys = Vec::new();
@@ -166,12 +169,14 @@ mod tests {
             deliver(&mut world, with_version(json!({"pods": "1"}), "1")),
             1
         );
+        let mut counted = with_version(json!({"pods": "1"}), "2");
+        counted.status.hard = counted.spec.hard.clone();
+        assert_eq!(deliver(&mut world, counted.clone()), 0);
+        let mut meddled = with_version(json!({"pods": "1"}), "3");
+        meddled.status.hard = quota("a", json!({"pods": "9"})).spec.hard;
+        assert_eq!(deliver(&mut world, meddled), 1);
         assert_eq!(
-            deliver(&mut world, with_version(json!({"pods": "1"}), "2")),
-            0
-        );
-        assert_eq!(
-            deliver(&mut world, with_version(json!({"pods": "2"}), "3")),
+            deliver(&mut world, with_version(json!({"pods": "2"}), "4")),
             1
         );
     }

@@ -334,6 +334,7 @@ pub struct LeaseSpec {
 pub struct ResourceQuota {
     pub metadata: ObjectMeta,
     pub spec: ResourceQuotaSpec,
+    pub status: ResourceQuotaStatus,
 }
 projection!(
     ResourceQuota,
@@ -347,5 +348,11 @@ projection!(
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct ResourceQuotaSpec {
+    pub hard: Amounts,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct ResourceQuotaStatus {
     pub hard: Amounts,
 }
