@@ -64,7 +64,7 @@ pub struct NodeFlags {
 
 #[derive(Args)]
 pub struct ClusterFlags {
-    /// Address ranges of pods, one per family.
+    /// Address ranges of pods, one per family; agents are told the same ones as servers.
     #[arg(long, value_delimiter = ',', default_value = "10.244.0.0/16")]
     pub cluster_cidr: Vec<IpNetwork>,
     /// Address ranges of Services, one per family.

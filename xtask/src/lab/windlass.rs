@@ -79,7 +79,7 @@ pub fn agents(lab: &Lab, spec: &Spec) -> Result<()> {
     let in_server = usize::from(spec.control_plane == Half::Windlass);
     for n in lab.nodes().skip(in_server) {
         if lab.unit(n, "windlass").is_err() {
-            unit(lab, n, agent_argv(lab, n, &join))?;
+            unit(lab, n, agent_argv(lab, spec, n, &join))?;
         }
     }
     Ok(())
@@ -108,10 +108,7 @@ fn server_argv(lab: &Lab, spec: &Spec) -> Vec<String> {
     let mut argv = vec![binary(lab).display().to_string(), "server".to_owned()];
     let ip = node_ip(1).to_string();
     argv.extend(["--advertise-address", &ip, "--tls-san", "127.0.0.1"].map(str::to_owned));
-    if spec.ipv6 {
-        argv.extend(["--cluster-cidr", "10.244.0.0/16,fd10:244::/48"].map(str::to_owned));
-        argv.extend(["--service-cidr", "10.96.0.0/16,fd10:96::/112"].map(str::to_owned));
-    }
+    argv.extend(ranges(spec));
     if spec.node == Half::Upstream {
         argv.push("--disable-agent".to_owned());
     }
@@ -120,9 +117,21 @@ fn server_argv(lab: &Lab, spec: &Spec) -> Vec<String> {
     argv
 }
 
-fn agent_argv(lab: &Lab, n: u8, join: &[String]) -> Vec<String> {
+/// Both families' ranges, which server and agents are told; one family's are the default.
+fn ranges(spec: &Spec) -> Vec<String> {
+    let both = [
+        ("--cluster-cidr", "10.244.0.0/16,fd10:244::/48"),
+        ("--service-cidr", "10.96.0.0/16,fd10:96::/112"),
+    ];
+    let both = both.iter().filter(|_| spec.ipv6);
+    both.flat_map(|(flag, value)| [flag, value].map(|word| (*word).to_owned()))
+        .collect()
+}
+
+fn agent_argv(lab: &Lab, spec: &Spec, n: u8, join: &[String]) -> Vec<String> {
     let mut argv = vec![binary(lab).display().to_string(), "agent".to_owned()];
     argv.extend_from_slice(join);
+    argv.extend(ranges(spec));
     argv.extend(node_flags(n, true));
     argv
 }
