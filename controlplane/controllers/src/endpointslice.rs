@@ -219,8 +219,15 @@ fn write(service: &Service, family: &str, slice: Slice<'_>) -> Option<Write> {
     }
     let mut metadata = serde_json::to_value(&old.metadata).expect("metadata is plain data");
     metadata["labels"] = json!(labels);
-    let body = body(metadata, family, &ports, &endpoints);
-    Some(Write {
+    Some(replace_slice(
+        old,
+        body(metadata, family, &ports, &endpoints),
+    ))
+}
+
+/// Writes `body` in place of a slice.
+pub fn replace_slice(old: &EndpointSlice, body: Value) -> Write {
+    Write {
         resource: &EndpointSlice::RESOURCE,
         key: Key::of(&old.metadata),
         verb: Verb::Replace {
@@ -228,7 +235,7 @@ fn write(service: &Service, family: &str, slice: Slice<'_>) -> Option<Write> {
             body,
         },
         notes: None,
-    })
+    }
 }
 
 fn create(
@@ -254,7 +261,13 @@ fn create(
     )
 }
 
-fn body(metadata: Value, family: &str, ports: &[EndpointPort], endpoints: &[Endpoint]) -> Value {
+/// A slice as it is written.
+pub fn body(
+    metadata: Value,
+    family: &str,
+    ports: &[EndpointPort],
+    endpoints: &[Endpoint],
+) -> Value {
     json!({
         "apiVersion": EndpointSlice::RESOURCE.api_version(),
         "kind": EndpointSlice::RESOURCE.kind,

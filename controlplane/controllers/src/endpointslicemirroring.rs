@@ -13,12 +13,14 @@ use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort
 use serde_json::{Value, json};
 
 use crate::endpoint;
-use crate::endpointslice::{MANAGED_BY_LABEL, SERVICE_NAME_LABEL, delete_slice, same_ports};
+use crate::endpointslice::{
+    MANAGED_BY_LABEL, SERVICE_NAME_LABEL, body, delete_slice, replace_slice, same_ports,
+};
 use crate::kinds::{EndpointSlice, Endpoints, Projection};
 use crate::object::{Key, MetaExt, controller_ref};
 use crate::plan::{Controller, Cx, Note, Plan};
 use crate::view::{Change, World};
-use crate::write::{Verb, Write};
+use crate::write::Write;
 
 const MANAGED_BY: &str = "endpointslicemirroring-controller.k8s.io";
 const SKIP_LABEL: &str = "endpointslice.kubernetes.io/skip-mirror";
@@ -254,15 +256,8 @@ fn update(endpoints: &Endpoints, old: &EndpointSlice, slice: Mirror) -> Option<W
     }
     let mut metadata = serde_json::to_value(meta).expect("metadata is plain data");
     describe(&mut metadata, endpoints, labels, annotations);
-    Some(Write {
-        resource: &EndpointSlice::RESOURCE,
-        key: Key::of(meta),
-        verb: Verb::Replace {
-            subresource: None,
-            body: body(metadata, slice),
-        },
-        notes: None,
-    })
+    let body = body(metadata, slice.family, &slice.ports, &slice.endpoints);
+    Some(replace_slice(old, body))
 }
 
 fn create(endpoints: &Endpoints, slice: Mirror) -> Write {
@@ -276,7 +271,8 @@ fn create(endpoints: &Endpoints, slice: Mirror) -> Write {
         annotations(endpoints),
     );
     let key = Key::new(meta.namespace.as_deref().unwrap_or(""), "");
-    Write::create(&EndpointSlice::RESOURCE, key, body(metadata, slice))
+    let body = body(metadata, slice.family, &slice.ports, &slice.endpoints);
+    Write::create(&EndpointSlice::RESOURCE, key, body)
 }
 
 fn describe(
@@ -288,17 +284,6 @@ fn describe(
     metadata["labels"] = json!(labels);
     metadata["annotations"] = json!(annotations);
     metadata["ownerReferences"] = json!([controller_ref("v1", "Endpoints", &endpoints.metadata)]);
-}
-
-fn body(metadata: Value, slice: Mirror) -> Value {
-    json!({
-        "apiVersion": EndpointSlice::RESOURCE.api_version(),
-        "kind": EndpointSlice::RESOURCE.kind,
-        "metadata": metadata,
-        "addressType": slice.family,
-        "ports": slice.ports,
-        "endpoints": slice.endpoints,
-    })
 }
 
 fn labels(endpoints: &Endpoints) -> BTreeMap<String, String> {

@@ -443,10 +443,6 @@ impl Driver {
     fn preempt(&mut self, pod: &Arc<Pod>, candidate: Candidate) {
         let Candidate { node, victims, .. } = candidate;
         let displaced = displaced(&self.snapshot, pod, &node);
-        let displaced: Vec<Arc<Pod>> = displaced
-            .iter()
-            .filter_map(|key| self.pods.get(key).cloned())
-            .collect();
         for other in &displaced {
             self.snapshot.break_promise(&other.key());
         }

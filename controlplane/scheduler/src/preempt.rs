@@ -5,7 +5,7 @@
 //! fits then, as many as possible are put back, the most important ones first.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use k8s_openapi::jiff::Timestamp;
@@ -254,11 +254,11 @@ fn rank(candidate: &Candidate) -> (usize, i32, i64, usize, Reverse<Timestamp>) {
 }
 
 /// Pods of lower priority that were promised this node and have to look again.
-pub fn displaced(snapshot: &Snapshot, pod: &Pod, node: &str) -> BTreeSet<Key> {
+pub fn displaced(snapshot: &Snapshot, pod: &Pod, node: &str) -> Vec<Arc<Pod>> {
     let promised = snapshot.promised_to(node);
     promised
         .filter(|other| is_lower(other, pod))
-        .map(|other| other.key())
+        .cloned()
         .collect()
 }
 
