@@ -25,6 +25,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+pub(crate) use ca::pem;
 pub use token::{JoinToken, ParseTokenError};
 
 use crate::client::{self, Replace};

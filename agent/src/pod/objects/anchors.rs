@@ -7,8 +7,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::api::certificates::v1::ClusterTrustBundle;
 use k8s_openapi::api::core::v1::ClusterTrustBundleProjection;
@@ -20,11 +18,10 @@ use rustls::pki_types::pem::PemObject;
 use tokio::sync::watch;
 
 use super::{Data, Entry};
+use crate::join::pem;
 
 /// The name anchors have in [`Data`].
 pub const PEM: &str = "pem";
-/// Characters in a line of PEM (RFC 7468).
-const LINE: usize = 64;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Anchors {
@@ -121,27 +118,17 @@ fn tell(sender: &watch::Sender<Entry>, bundles: &BTreeMap<String, String>) {
     } else {
         let pem = normal(bundles.values().map(String::as_str));
         Entry::Found(Arc::new(Data {
-            data: BTreeMap::from([(PEM.to_owned(), pem.into_bytes())]),
+            data: BTreeMap::from([(PEM.to_owned(), pem)]),
         }))
     };
     sender.send_replace(entry);
 }
 
 /// Every certificate of the bundles once, without what stands between them.
-fn normal<'a>(bundles: impl Iterator<Item = &'a str>) -> String {
+fn normal<'a>(bundles: impl Iterator<Item = &'a str>) -> Vec<u8> {
     let all = bundles.flat_map(|bundle| CertificateDer::pem_slice_iter(bundle.as_bytes()));
     let each: BTreeSet<Vec<u8>> = all.flatten().map(|der| der.to_vec()).collect();
-    each.iter().map(|der| pem(der)).collect()
-}
-
-fn pem(der: &[u8]) -> String {
-    let text = STANDARD.encode(der);
-    let mut out = "-----BEGIN CERTIFICATE-----\n".to_owned();
-    for line in text.as_bytes().chunks(LINE) {
-        out.extend(line.iter().map(|byte| char::from(*byte)));
-        out.push('\n');
-    }
-    out + "-----END CERTIFICATE-----\n"
+    each.iter().flat_map(|der| pem(der)).collect()
 }
 
 #[cfg(test)]
@@ -159,6 +146,7 @@ mod tests {
         let (a, b) = (certificate(), certificate());
         let first = format!("# a comment\n{a}");
         let found = normal([first.as_str(), &format!("{b}{a}")].into_iter());
+        let found = String::from_utf8(found).unwrap();
         let (one, other) = (format!("{a}{b}"), format!("{b}{a}"));
         assert!(found == one || found == other, "{found}");
     }
