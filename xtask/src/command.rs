@@ -2,8 +2,17 @@
 
 use std::io::Write as _;
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// Longest time of a program whose end is waited for: a build from empty caches has room in it.
+const LIMIT: Duration = Duration::from_secs(30 * 60);
+/// Time a program has to tell where it stood, after its limit.
+const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// A command from its words: `command("ip", ["netns", "add", name])`.
 pub fn command<const N: usize>(program: &str, args: [&str; N]) -> Command {
@@ -27,7 +36,12 @@ pub fn cargo() -> Command {
 
 /// Runs to the end and returns standard output; a failure carries standard error.
 pub fn output(command: &mut Command) -> Result<String> {
-    let out = raw(command)?;
+    output_within(command, LIMIT)
+}
+
+/// As `output`, with an own limit of time.
+pub fn output_within(command: &mut Command, limit: Duration) -> Result<String> {
+    let out = raw_within(command, limit)?;
     if !out.status.success() {
         let text = [out.stderr.as_slice(), out.stdout.as_slice()].concat();
         bail!(
@@ -42,10 +56,40 @@ pub fn output(command: &mut Command) -> Result<String> {
 
 /// Runs to the end and returns everything, whatever the exit.
 pub fn raw(command: &mut Command) -> Result<Output> {
-    command
+    raw_within(command, LIMIT)
+}
+
+/// As `raw`, with an own limit of time.
+pub fn raw_within(command: &mut Command, limit: Duration) -> Result<Output> {
+    let child = command
         .stdin(Stdio::null())
-        .output()
-        .with_context(|| line(command))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn();
+    end(child.with_context(|| line(command))?, limit).with_context(|| line(command))
+}
+
+/// Waits for the end of a child. One that is there after `limit` is an error with what it said, the stacks
+/// of a Go program included (SIGQUIT).
+pub fn end(child: Child, limit: Duration) -> Result<Output> {
+    let pid = Pid::from_raw(i32::try_from(child.id())?);
+    let (ended, end) = mpsc::channel();
+    std::thread::spawn(move || ended.send(child.wait_with_output()));
+    if let Ok(out) = end.recv_timeout(limit) {
+        return Ok(out?);
+    }
+    kill(pid, Signal::SIGQUIT)?;
+    let said = end.recv_timeout(LAST_WORDS);
+    if said.is_err() {
+        kill(pid, Signal::SIGKILL)?;
+    }
+    let said = said.map(|out| out.map(|out| [out.stderr, out.stdout].concat()));
+    let said = said.unwrap_or_else(|_| Ok(Vec::new()))?;
+    bail!(
+        "did not end within {} s: {}",
+        limit.as_secs(),
+        String::from_utf8_lossy(&said).trim()
+    );
 }
 
 /// Runs with this terminal's input and output.
@@ -73,7 +117,7 @@ pub fn fed(command: &mut Command, input: &str) -> Result<String> {
 }
 
 fn finished(command: &Command, child: Child) -> Result<String> {
-    let out = child.wait_with_output()?;
+    let out = end(child, LIMIT).with_context(|| line(command))?;
     if !out.status.success() {
         bail!(
             "{} ({}): {}",

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use crate::lab::{Lab, Place, node_ip};
+use crate::lab::{KUBECTL, Lab, Place, node_ip};
 use crate::{command, progress, workspace};
 
 /// Namespace of the demo.
@@ -154,7 +154,7 @@ fn refused(lab: &Lab) -> Result<String> {
 fn flows(lab: &Lab) -> Result<String> {
     let mut readers = Vec::new();
     for n in lab.nodes() {
-        let mut flows = lab.exec(Place::Node(n), &["timeout", "4", "windlass", "flows"])?;
+        let mut flows = lab.exec(Place::Node(n), &["timeout", "-k", "2", "4", "windlass", "flows"])?;
         flows
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -167,7 +167,7 @@ fn flows(lab: &Lab) -> Result<String> {
     }
     let (mut seen, mut errors) = (Vec::new(), String::new());
     for (n, reader) in readers {
-        let out = reader.wait_with_output()?;
+        let out = command::end(reader, KUBECTL)?;
         errors.push_str(&String::from_utf8_lossy(&out.stderr));
         let text = String::from_utf8_lossy(&out.stdout);
         let shows =
@@ -210,7 +210,7 @@ fn rolling_update(lab: &Lab) -> Result<String> {
     lab.kubectl_output(&["-n", NAMESPACE, "set", "env", "deployment/web", &version])?;
     lab.rolled_out(NAMESPACE, "deployment/web")?;
     let took = start.elapsed();
-    let out = load.wait_with_output()?;
+    let out = command::end(load, KUBECTL).context("load")?;
     let text = String::from_utf8_lossy(&out.stdout).into_owned();
     if !out.status.success() {
         bail!(

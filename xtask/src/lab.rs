@@ -65,6 +65,8 @@ const DNS_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
 const REGISTRY_PORT: u16 = 5000;
 /// Port of the API server in node 1.
 const API_PORT: u16 = 6443;
+/// Longest time of a kubectl whose end is waited for: longer than what it is itself told to wait.
+pub const KUBECTL: Duration = Duration::from_secs(180);
 /// Longest wait for a small step of a start (a process to appear, a file to be written).
 const STEP: Duration = Duration::from_secs(20);
 /// Address of the outside world: a DNS server, a web server and any client started there.
@@ -361,7 +363,7 @@ impl Lab {
 
     /// Runs kubectl to its end.
     pub fn kubectl_output<S: AsRef<std::ffi::OsStr>>(&self, args: &[S]) -> Result<String> {
-        command::output(&mut self.kubectl(args))
+        command::output_within(&mut self.kubectl(args), KUBECTL)
     }
 
     /// PID 1 of a node.

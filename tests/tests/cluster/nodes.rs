@@ -52,7 +52,8 @@ async fn a_pod_without_a_place_says_why_and_gets_one_when_a_node_comes() {
     .await;
     let condition = scheduled(&waiting).unwrap();
     assert_eq!(condition.reason.as_deref(), Some("Unschedulable"));
-    let text = "0/1 nodes are available: 1 node(s) didn't match Pod's node affinity/selector.";
+    let text = "0/1 nodes are available: 1 node(s) didn't match Pod's node affinity/selector. \
+                preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling.";
     assert_eq!(condition.message.as_deref(), Some(text));
 
     hollow::register(&cluster.client, "b").await.unwrap();

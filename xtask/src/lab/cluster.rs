@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-use super::{Lab, Place};
+use super::{KUBECTL, Lab, Place};
 use crate::{command, images, progress};
 
 /// A pod that runs the toolbox.
@@ -200,13 +200,13 @@ impl Lab {
 
     /// Runs a command in a pod to its end; standard output, or an error.
     pub fn pod_run(&self, namespace: &str, pod: &str, argv: &[&str]) -> Result<String> {
-        command::output(&mut self.in_pod(namespace, pod, argv))
+        command::output_within(&mut self.in_pod(namespace, pod, argv), KUBECTL)
             .with_context(|| format!("in {namespace}/{pod}"))
     }
 
     /// Runs a command in a pod to its end, whatever comes of it.
     pub fn pod_try(&self, namespace: &str, pod: &str, argv: &[&str]) -> Result<Output> {
-        command::raw(&mut self.in_pod(namespace, pod, argv))
+        command::raw_within(&mut self.in_pod(namespace, pod, argv), KUBECTL)
     }
 
     /// Repeats a command in a pod until it succeeds: for states that reach a node a moment after
