@@ -154,7 +154,10 @@ fn refused(lab: &Lab) -> Result<String> {
 fn flows(lab: &Lab) -> Result<String> {
     let mut readers = Vec::new();
     for n in lab.nodes() {
-        let mut flows = lab.exec(Place::Node(n), &["timeout", "-k", "2", "4", "windlass", "flows"])?;
+        let mut flows = lab.exec(
+            Place::Node(n),
+            &["timeout", "-k", "2", "4", "windlass", "flows"],
+        )?;
         flows
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

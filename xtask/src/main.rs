@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use anyhow::{Result, ensure};
 use clap::{Parser, Subcommand};
 use xtask::conformance;
+use xtask::images::conformance::Extent;
 use xtask::lab::{self, Halves, Lab, Place, Spec};
 use xtask::oracle;
 use xtask::progress::Progress;
@@ -158,7 +159,7 @@ fn run(task: Task) -> Result<()> {
         Task::Setup => xtask::setup::setup(&Progress::shown()),
         Task::Build => xtask::build::build(&Progress::shown()).map(drop),
         Task::Images => {
-            let layout = xtask::images::conformance::build(&Progress::shown())?;
+            let layout = xtask::images::conformance::build(Extent::Whole, &Progress::shown())?;
             println!("{}", layout.display());
             Ok(())
         }

@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 
+use crate::images::conformance::Extent;
 use crate::lab::{self, Halves, Lab, Place, Spec};
 use crate::progress::Progress;
 use crate::{build, demo, images, setup};
@@ -10,7 +11,7 @@ use crate::{build, demo, images, setup};
 pub fn suite(name: &str, halves: Halves, with_build: bool) -> Result<()> {
     let progress = Progress::shown();
     prepare(with_build, &progress)?;
-    let spec = Spec::for_suite(name, halves, &progress)?;
+    let spec = Spec::for_suite(name, halves, Extent::Whole, &progress)?;
     let lab = Lab::up(&spec, &progress)?;
     println!(
         "\nexport KUBECONFIG={}\nkubectl get nodes,pods -A -o wide\ncargo xtask down {name}",

@@ -10,7 +10,8 @@ use anyhow::{Context, Result};
 use super::Options;
 use super::hollow::Hollow;
 use super::run::{Programs, Target};
-use crate::lab::{self, Halves, Lab, Place, Spec};
+use crate::images::conformance::Extent;
+use crate::lab::{self, Lab, Place, Spec};
 use crate::progress::Progress;
 use crate::{build, up};
 
@@ -42,7 +43,7 @@ impl Cluster {
     ) -> Result<Cluster> {
         match options.without_nodes() {
             true => Hollow::start(dir, &programs.kubectl, progress).map(Cluster::Hollow),
-            false => start_lab(options.halves, dir, progress),
+            false => start_lab(options, dir, progress),
         }
     }
 
@@ -80,10 +81,14 @@ impl Cluster {
     }
 }
 
-fn start_lab(halves: Halves, dir: &Path, progress: &Progress) -> Result<Cluster> {
+fn start_lab(options: &Options, dir: &Path, progress: &Progress) -> Result<Cluster> {
     let lab = Lab::named(LAB)?;
     lab.down()?;
-    let spec = Spec::for_suite(LAB, halves, progress)?;
+    let extent = match options.light {
+        true => Extent::Light,
+        false => Extent::Whole,
+    };
+    let spec = Spec::for_suite(LAB, options.halves, extent, progress)?;
     lab::shared::guard(&lab)?;
     let started = Lab::up(&spec, progress);
     let lab = Lab::named(LAB)?;

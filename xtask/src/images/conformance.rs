@@ -4,6 +4,7 @@
 //! ```text
 //!   CACHE/images/debian                apt's state and packages
 //!   CACHE/images/conformance           the layout; `made-of` says from what
+//!   CACHE/images/conformance-light     another one, without what takes long to build
 //! ```
 //!
 //! What a test could notice: userland is Debian's where the originals have Alpine's (its os-release
@@ -71,29 +72,55 @@ const RECIPE: &str = concat!(
 /// Programs that go into images.
 const PROGRAMS: [Program; 5] = [
     upstream::AGNHOST,
+    upstream::NNP,
     upstream::COREDNS,
     upstream::ETCD,
-    upstream::NNP,
     upstream::SAMPLE_APISERVER,
 ];
 
+/// How many of the images are made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Extent {
+    Whole,
+    /// Without the programs that are built from modules of their own, and the images made of them:
+    /// few tests need one, and building them for the first time takes minutes.
+    Light,
+}
+
+impl Extent {
+    fn programs(self) -> &'static [Program] {
+        match self {
+            Extent::Whole => &PROGRAMS,
+            Extent::Light => &PROGRAMS[..2],
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Extent::Whole => "conformance",
+            Extent::Light => "conformance-light",
+        }
+    }
+}
+
 /// The directory of the layout; makes it unless it is there as the recipe and the programs say.
-pub fn build(progress: &Progress) -> Result<PathBuf> {
+pub fn build(extent: Extent, progress: &Progress) -> Result<PathBuf> {
     let cache = workspace::cache().context("no directory for a cache: set WINDLASS_CACHE")?;
     let cache = cache.join("images");
     fs::create_dir_all(&cache).with_context(|| cache.display().to_string())?;
-    let programs = PROGRAMS
+    let programs = extent
+        .programs()
         .iter()
         .map(|program| upstream::program(progress, program))
         .collect::<Result<Vec<_>>>()?;
     let made_of = made_of(&programs)?;
-    let layout = cache.join("conformance");
+    let layout = cache.join(extent.name());
     let fresh = || fs::read_to_string(layout.join("made-of")).is_ok_and(|had| had == made_of);
     if fresh() {
         return Ok(layout);
     }
     // one builds, the others wait for it
-    let lock = File::create(cache.join("conformance.lock"))?;
+    let lock = File::create(cache.join(format!("{}.lock", extent.name())))?;
     lock.lock().context("waiting for another build")?;
     if fresh() {
         return Ok(layout);
@@ -102,9 +129,10 @@ pub fn build(progress: &Progress) -> Result<PathBuf> {
     let archive = Archive::open(&cache.join("debian"), SUITE, "deb deb-src")?;
     archive.update()?;
     let busybox = busybox::build(&archive, &cache, progress)?;
-    let work = cache.join("conformance.new");
+    let work = cache.join(format!("{}.new", extent.name()));
     let _ = fs::remove_dir_all(&work);
     let mut recipe = Recipe {
+        extent,
         layout: Layout::create(&work.join("layout"))?,
         archive,
         busybox,
@@ -138,6 +166,7 @@ fn test_image(name: &str) -> String {
 }
 
 struct Recipe {
+    extent: Extent,
     layout: Layout,
     archive: Archive,
     busybox: PathBuf,
@@ -154,7 +183,11 @@ impl Recipe {
         let tools = self.tools()?;
         self.agnhost(&tools, &pause)?;
         self.nginx()?;
-        self.small(&busybox)
+        self.no_new_privileges(&busybox)?;
+        match self.extent {
+            Extent::Whole => self.servers(&busybox),
+            Extent::Light => Ok(()),
+        }
     }
 
     /// An empty directory for a layer.
@@ -229,7 +262,9 @@ impl Recipe {
         let tree = self.tree("agnhost")?;
         tree::copy(self.program(&upstream::AGNHOST)?, &tree.join("agnhost"))?;
         tree::link("agnhost", &tree.join("agnhost-2"))?;
-        tree::copy(self.program(&upstream::COREDNS)?, &tree.join("coredns"))?;
+        if self.extent == Extent::Whole {
+            tree::copy(self.program(&upstream::COREDNS)?, &tree.join("coredns"))?;
+        }
         for file in ["localhost.crt", "localhost.key"] {
             let from = self.sources.join("agnhost/porter").join(file);
             tree::copy(&from, &tree.join(file))?;
@@ -312,8 +347,7 @@ impl Recipe {
         Ok(())
     }
 
-    /// One program on busybox each.
-    fn small(&mut self, busybox: &Image) -> Result<()> {
+    fn no_new_privileges(&mut self, busybox: &Image) -> Result<()> {
         let tree = self.tree("nnp")?;
         let nnp = tree.join("usr/local/bin/nnp");
         tree::copy(self.program(&upstream::NNP)?, &nnp)?;
@@ -321,7 +355,11 @@ impl Recipe {
         tree::mode(&nnp, 0o6755)?;
         let image = busybox.clone().layer(self.layer(&tree)?);
         self.add(&["nonewprivs:1.4"], &image.set("Cmd", json!(["nnp"])))?;
+        Ok(())
+    }
 
+    /// Servers of other modules, one an image.
+    fn servers(&mut self, busybox: &Image) -> Result<()> {
         let layer = self.program_layer(&upstream::SAMPLE_APISERVER, "sample-apiserver")?;
         let image = busybox.clone().layer(layer);
         let image = image.set("Entrypoint", json!(["/sample-apiserver"]));

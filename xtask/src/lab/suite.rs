@@ -3,6 +3,7 @@
 use anyhow::Result;
 
 use super::{Halves, Spec};
+use crate::images::conformance::Extent;
 use crate::progress::Progress;
 use crate::{images, setup, upstream};
 
@@ -10,22 +11,28 @@ use crate::{images, setup, upstream};
 const NODES: u8 = 2;
 
 impl Spec {
-    /// A lab for upstream's tests; builds what it needs. containerd is upstream's newest: 1.6 has no
-    /// image volumes. Tests run in the outside world ([`super::Place::Outside`]) with
+    /// A lab for upstream's tests; builds what it needs. containerd is upstream's newest (1.6 has no
+    /// image volumes), a light one has the machine's. Tests run in the outside world ([`super::Place::Outside`]) with
     /// [`super::Lab::kubeconfig_inside`].
-    pub fn for_suite(name: &str, halves: Halves, progress: &Progress) -> Result<Spec> {
+    pub fn for_suite(
+        name: &str,
+        halves: Halves,
+        extent: Extent,
+        progress: &Progress,
+    ) -> Result<Spec> {
         setup::for_suite(progress)?;
         let own = images::build()?;
-        let layout = images::conformance::build(progress)?;
-        for beside in &upstream::CONTAINERD[1..] {
-            upstream::program(progress, beside)?;
-        }
-        let containerd = upstream::program(progress, &upstream::CONTAINERD[0])?;
+        let layout = images::conformance::build(extent, progress)?;
         let mut spec = Spec::new(name);
         spec.nodes = NODES;
         spec.control_plane = halves.control_plane;
         spec.node = halves.node;
-        spec.containerd = containerd;
+        if extent == Extent::Whole {
+            for beside in &upstream::CONTAINERD[1..] {
+                upstream::program(progress, beside)?;
+            }
+            spec.containerd = upstream::program(progress, &upstream::CONTAINERD[0])?;
+        }
         spec.images = own.archives;
         spec.images.push(layout.clone());
         spec.registry = Some(layout);
