@@ -63,7 +63,8 @@ pub fn pod_dir(root: &Path, uid: &str) -> PathBuf {
     root.join("pods").join(uid)
 }
 
-/// Makes every volume of the pod ready, or brings it up to date. Idempotent.
+/// Makes every volume of the pod ready, or brings it up to date. Idempotent. Those of images are the
+/// container runtime's and have no path.
 pub async fn prepare(input: Input<'_>, tokens: &mut token::Tokens) -> Result<Paths, Error> {
     let pod = input.pod;
     let tokens = tokens.ensure(pod, input.now).await.map_err(|error| Error {
@@ -71,7 +72,8 @@ pub async fn prepare(input: Input<'_>, tokens: &mut token::Tokens) -> Result<Pat
         source: Cause::Token(Box::new(error)),
     })?;
     let mut paths = Paths::new();
-    for volume in spec::spec(pod).volumes.iter().flatten() {
+    let volumes = spec::spec(pod).volumes.iter().flatten();
+    for volume in volumes.filter(|volume| volume.image.is_none()) {
         let path = prepare_one(input, &tokens, volume).map_err(|source| Error {
             volume: volume.name.clone(),
             source,
@@ -177,8 +179,6 @@ fn kind_of(volume: &Volume) -> &'static str {
         "nfs"
     } else if volume.csi.is_some() {
         "csi"
-    } else if volume.image.is_some() {
-        "image"
     } else if volume.ephemeral.is_some() {
         "ephemeral"
     } else {

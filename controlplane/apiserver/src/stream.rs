@@ -6,6 +6,7 @@
 
 mod any_certificate;
 mod kubelet;
+mod links;
 pub mod proxy;
 mod reader;
 

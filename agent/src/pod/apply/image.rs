@@ -1,9 +1,11 @@
-//! The container's image: present, pulled, or the reason why not (upstream: `images/image_manager.go`).
+//! The images a container needs, its own and those of its volumes: present, pulled, or the reason why not
+//! (upstream: `images/image_manager.go`, and `getImageVolumes` of `kuberuntime_manager.go`).
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use base64::Engine;
-use k8s_openapi::api::core::v1::Container;
+use k8s_openapi::api::core::v1::{Container, ImageVolumeSource, Pod};
 
 use super::{Job, Progress};
 use crate::cri::messages as m;
@@ -19,27 +21,76 @@ pub struct Image {
     pub user: ImageUser,
 }
 
+/// Per name of a volume, the image that is mounted for it.
+pub type Volumes = BTreeMap<String, m::ImageSpec>;
+
+/// An image and what for.
+struct Wanted<'a> {
+    image: Option<&'a str>,
+    policy: Option<&'a str>,
+    /// The container that waits for it.
+    container: &'a str,
+    /// What events are about.
+    subject: Subject,
+}
+
 impl Job {
     /// The image by the container's pull policy, or why the container has to wait.
     pub(super) async fn image(&self, container: &Container) -> Result<Image, Waiting> {
-        let name = container.image.clone().unwrap_or_default();
-        let policy = container.image_pull_policy.as_deref();
-        let policy = policy.unwrap_or_else(|| default_policy(&name));
-        let subject = Subject::container(&self.pod, &container.name);
+        self.ensure_image(Wanted {
+            image: container.image.as_deref(),
+            policy: container.image_pull_policy.as_deref(),
+            container: &container.name,
+            subject: Subject::container(&self.pod, &container.name),
+        })
+        .await
+    }
+
+    /// The images of the volumes that the container mounts, or why it has to wait.
+    pub(super) async fn volume_images(&self, container: &Container) -> Result<Volumes, Waiting> {
+        let mut images = Volumes::new();
+        for (volume, source) in image_volumes(&self.pod) {
+            let mut mounts = container.volume_mounts.iter().flatten();
+            if !mounts.any(|mount| mount.name == volume) {
+                continue;
+            }
+            let reference = source.reference.clone().unwrap_or_default();
+            let wanted = Wanted {
+                image: Some(&reference),
+                policy: source.pull_policy.as_deref(),
+                container: &container.name,
+                subject: Subject::pod(&self.pod),
+            };
+            let image = self.ensure_image(wanted).await?;
+            let annotations = self.pod.metadata.annotations.clone().unwrap_or_default();
+            let spec = m::ImageSpec {
+                image: image.id,
+                annotations: annotations.into_iter().collect(),
+                user_specified_image: reference,
+            };
+            images.insert(volume.to_owned(), spec);
+        }
+        Ok(images)
+    }
+
+    async fn ensure_image(&self, wanted: Wanted<'_>) -> Result<Image, Waiting> {
+        let name = wanted.image.unwrap_or_default();
+        let policy = wanted.policy.unwrap_or_else(|| default_policy(name));
+        let subject = &wanted.subject;
         let recorder = &self.node.recorder;
         if name.is_empty() {
             let message = "Failed to apply default image tag: the image has no name".to_owned();
-            recorder.warning(&subject, "InspectFailed", message.clone());
+            recorder.warning(subject, "InspectFailed", message.clone());
             return Err(Waiting {
                 reason: "InvalidImageName".to_owned(),
                 message,
             });
         }
-        let present = match self.node.runtime.image_status(&name).await {
+        let present = match self.node.runtime.image_status(name).await {
             Ok(present) => present,
             Err(error) => {
                 let message = format!("Failed to inspect image {name:?}: {}", error.detail());
-                recorder.warning(&subject, "InspectFailed", message.clone());
+                recorder.warning(subject, "InspectFailed", message.clone());
                 let reason = if error.detail().contains("invalid reference") {
                     "InvalidImageName"
                 } else {
@@ -56,28 +107,26 @@ impl Job {
                 let message = format!(
                     "Container image {name:?} already present on machine and can be accessed by the pod"
                 );
-                recorder.normal(&subject, "Pulled", message);
+                recorder.normal(subject, "Pulled", message);
                 Ok(found(image))
             }
             (None, "Never") => {
                 let message =
                     format!("Container image {name:?} is not present with pull policy of Never");
-                recorder.warning(&subject, "ErrImageNeverPull", message.clone());
+                recorder.warning(subject, "ErrImageNeverPull", message.clone());
                 Err(Waiting {
                     reason: "ErrImageNeverPull".to_owned(),
                     message,
                 })
             }
-            (Some(_) | None, _) => self.pull(container, &name, &subject).await,
+            (Some(_) | None, _) => self.pull(name, &wanted).await,
         }
     }
 
-    async fn pull(
-        &self,
-        container: &Container,
-        name: &str,
-        subject: &Subject,
-    ) -> Result<Image, Waiting> {
+    async fn pull(&self, name: &str, wanted: &Wanted<'_>) -> Result<Image, Waiting> {
+        let Wanted {
+            container, subject, ..
+        } = wanted;
         let recorder = &self.node.recorder;
         recorder.normal(subject, "Pulling", format!("Pulling image {name:?}"));
         let began = Instant::now();
@@ -102,7 +151,7 @@ impl Job {
                     format!("Failed to pull image {name:?}: {detail}"),
                 );
                 self.tell(Progress::PullFailed {
-                    container: container.name.clone(),
+                    container: (*container).to_owned(),
                 })
                 .await;
                 return Err(Waiting {
@@ -159,6 +208,11 @@ impl Job {
         }
         None
     }
+}
+
+fn image_volumes(pod: &Pod) -> impl Iterator<Item = (&str, &ImageVolumeSource)> {
+    let volumes = spec::spec(pod).volumes.iter().flatten();
+    volumes.filter_map(|volume| Some((volume.name.as_str(), volume.image.as_ref()?)))
 }
 
 fn auth(entry: &serde_json::Value) -> m::AuthConfig {

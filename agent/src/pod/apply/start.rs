@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use k8s_openapi::api::core::v1::{Container, VolumeMount};
 
+use super::image::{self, Image};
 use super::{HOSTS_FILE, Job, Progress};
 use crate::cri::messages as m;
 use crate::pod::container;
@@ -20,6 +21,12 @@ use crate::pod::spec;
 use crate::volume::{self, mount};
 
 const ETC_HOSTS: &str = "/etc/hosts";
+
+/// Where the contents of a container's mounts come from.
+struct Sources<'a> {
+    paths: &'a volume::Paths,
+    volumes: image::Volumes,
+}
 
 /// Why a container did not start, as upstream's reasons.
 struct Failure {
@@ -47,8 +54,8 @@ impl Job {
     /// Starts the container; what goes wrong becomes its waiting reason and an event.
     pub(super) async fn start(&self, container: &Container, paths: &volume::Paths) {
         let name = container.name.clone();
-        let image = match self.image(container).await {
-            Ok(image) => image,
+        let (image, volumes) = match self.images(container).await {
+            Ok(images) => images,
             Err(why) => {
                 let pull = why.reason == "ErrImagePull";
                 if why.reason != "ContainerCreating" {
@@ -82,7 +89,8 @@ impl Job {
             })
             .await;
         }
-        match self.create_and_start(container, &image, paths).await {
+        let sources = Sources { paths, volumes };
+        match self.create_and_start(container, &image, &sources).await {
             Ok(()) => {
                 self.tell(Progress::Waiting {
                     container: name,
@@ -111,11 +119,16 @@ impl Job {
         }
     }
 
+    async fn images(&self, container: &Container) -> Result<(Image, image::Volumes), Waiting> {
+        let volumes = self.volume_images(container).await?;
+        Ok((self.image(container).await?, volumes))
+    }
+
     async fn create_and_start(
         &self,
         container: &Container,
-        image: &super::image::Image,
-        paths: &volume::Paths,
+        image: &Image,
+        sources: &Sources<'_>,
     ) -> Result<(), Failure> {
         let node = &self.node;
         let sandbox = self
@@ -138,7 +151,7 @@ impl Job {
         };
         let variables = env::environment(input, container).map_err(Failure::config)?;
         let attempt = self.attempt(container);
-        let mounts = self.mounts(container, paths, &variables, attempt)?;
+        let mounts = self.mounts(container, sources, &variables, attempt)?;
         let config = container::config(container::Input {
             pod: &self.pod,
             container,
@@ -241,26 +254,38 @@ impl Job {
     fn mounts(
         &self,
         container: &Container,
-        paths: &volume::Paths,
+        sources: &Sources<'_>,
         variables: &BTreeMap<String, String>,
         attempt: u32,
     ) -> Result<Vec<m::Mount>, Failure> {
         let mut mounts = Vec::new();
         let list = container.volume_mounts.as_deref().unwrap_or_default();
         for (at, wanted) in list.iter().enumerate() {
-            let path = paths.get(&wanted.name).ok_or_else(|| {
-                Failure::config(format!(
-                    "volume {:?} of the mount is not there",
-                    wanted.name
-                ))
-            })?;
-            let host = self.sub_path(container, wanted, path, variables, at)?;
-            mounts.push(m::Mount {
+            let mount = m::Mount {
                 container_path: absolute(&wanted.mount_path),
-                host_path: host.display().to_string(),
-                readonly: wanted.read_only.unwrap_or(false),
-                selinux_relabel: false,
                 propagation: propagation(wanted) as i32,
+                ..m::Mount::default()
+            };
+            mounts.push(if let Some(image) = sources.volumes.get(&wanted.name) {
+                m::Mount {
+                    image: Some(image.clone()),
+                    image_sub_path: sub_path_of(wanted, variables).map_err(Failure::config)?,
+                    readonly: true,
+                    ..mount
+                }
+            } else {
+                let path = sources.paths.get(&wanted.name).ok_or_else(|| {
+                    Failure::config(format!(
+                        "volume {:?} of the mount is not there",
+                        wanted.name
+                    ))
+                })?;
+                let host = self.sub_path(container, wanted, path, variables, at)?;
+                m::Mount {
+                    host_path: host.display().to_string(),
+                    readonly: wanted.read_only.unwrap_or(false),
+                    ..mount
+                }
             });
         }
         let pod_dir = volume::pod_dir(&self.node.config.root_dir, spec::uid(&self.pod));

@@ -1,5 +1,5 @@
 //! `pods/proxy`, `services/proxy` and `nodes/proxy`: the request goes on to the pod, to an endpoint of the
-//! service, or to the node, and the answer comes back as it is (links in HTML are not rewritten).
+//! service, or to the node, and the answer comes back as it is, but for its links (`links`).
 //!
 //! Port of ResourceLocation in `pkg/registry/core/{pod,node}/strategy.go` and
 //! `pkg/registry/core/service/storage/storage.go`, of `k8s.io/apiserver/pkg/util/proxy/proxy.go`
@@ -10,14 +10,15 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 use api::Status;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
-use http_body_util::{BodyExt, Full};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
 use serde_json::Value;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
 };
 
-use super::{any_certificate, exchange, join, kubelet, upgrade_of};
+use super::{any_certificate, exchange, join, kubelet, links::Links, upgrade_of};
 use crate::{
     ResourceId,
     body::{self, Body},
@@ -28,6 +29,8 @@ use crate::{
 
 /// Time to reach a pod.
 const CONNECT: Duration = Duration::from_secs(30);
+/// Longest page whose links are changed, bytes.
+const PAGE_LIMIT: usize = 64 << 20;
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
 /// Headers of one connection (RFC 9110, 7.6.1), and the client's credentials.
 const NOT_PASSED: [HeaderName; 9] = [
@@ -101,10 +104,50 @@ pub async fn proxy(mut call: Call) -> Result<Response<Body>, Status> {
         join(near, far);
         return Ok(response.map(|_| body::full(Bytes::new())));
     }
-    let mut response = response.map(|body| body.map_err(Into::into).boxed_unsync());
     clean(response.headers_mut());
-    relocate(response.headers_mut(), &call, &target);
-    Ok(response)
+    linked(response, &call, &target).await
+}
+
+/// The answer with its links leading through the proxy: a redirection's, or those of a page.
+async fn linked(
+    mut response: Response<Incoming>,
+    call: &Call,
+    target: &Target,
+) -> Result<Response<Body>, Status> {
+    let whole = call.parts.uri.path();
+    let links = Links {
+        base: whole.strip_suffix(path_after_proxy(whole)).unwrap_or(whole),
+        target: &target.host(),
+        requested: call.header(&header::HOST).unwrap_or_default(),
+    };
+    let headers = response.headers_mut();
+    let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
+    if let Some(location) = text(header::LOCATION) {
+        let moved = links
+            .moved(location)
+            .and_then(|to| HeaderValue::from_str(&to).ok());
+        if let Some(moved) = moved {
+            headers.insert(header::LOCATION, moved);
+        }
+    } else if text(header::CONTENT_TYPE).is_some_and(is_html)
+        && !headers.contains_key(header::CONTENT_ENCODING)
+    {
+        let (parts, body) = response.into_parts();
+        let page = Limited::new(body, PAGE_LIMIT).collect().await;
+        let page = page.map_err(|error| {
+            Status::unavailable(format!(
+                "error trying to read a page of at most {PAGE_LIMIT} bytes: {error}"
+            ))
+        })?;
+        let page = links.page(&page.to_bytes());
+        return Ok(Response::from_parts(parts, body::full(page)));
+    }
+    Ok(response.map(|body| body.map_err(Into::into).boxed_unsync()))
+}
+
+fn is_html(media: &str) -> bool {
+    let kind = media.split(';').next().unwrap_or_default();
+    kind.trim().eq_ignore_ascii_case("text/html")
 }
 
 /// What follows `…/NAME/proxy` in a path, as it was sent; empty, or beginning with a slash.
@@ -301,6 +344,13 @@ fn request(
     let headers = request.headers_mut();
     headers.extend(call.parts.headers.clone());
     clean(headers);
+    if call
+        .header(&header::ACCEPT)
+        .is_some_and(|accept| accept.contains("text/html"))
+    {
+        // the links of a compressed page could not be changed
+        headers.remove(header::ACCEPT_ENCODING);
+    }
     if upgrade {
         for name in [header::CONNECTION, header::UPGRADE] {
             headers.extend(call.parts.headers.get(&name).map(|v| (name, v.clone())));
@@ -345,25 +395,6 @@ fn clean(headers: &mut HeaderMap) {
         .collect();
     for name in cors {
         headers.remove(name);
-    }
-}
-
-/// A redirection within the target stays below `proxy`.
-fn relocate(headers: &mut HeaderMap, call: &Call, target: &Target) {
-    let location = headers.get(header::LOCATION).and_then(|l| l.to_str().ok());
-    let Some(location) = location else { return };
-    let whole = call.parts.uri.path();
-    let base = whole.strip_suffix(path_after_proxy(whole)).unwrap_or(whole);
-    let host = target.host();
-    let path = ["http://", "https://"]
-        .iter()
-        .find_map(|scheme| location.strip_prefix(scheme)?.strip_prefix(host.as_str()))
-        .unwrap_or(location);
-    if path.starts_with('/')
-        && !path.starts_with("//")
-        && let Ok(moved) = HeaderValue::from_str(&format!("{base}{path}"))
-    {
-        headers.insert(header::LOCATION, moved);
     }
 }
 

@@ -238,7 +238,13 @@ async fn fake_kubelet(ca: &Ca) -> SocketAddr {
             assert!(tls.get_ref().1.peer_certificates().is_some());
             let service = service_fn(|mut request: Request<hyper::body::Incoming>| async move {
                 let uri = request.uri().to_string();
-                let mut response = Response::new(Full::new(Bytes::from(uri)));
+                let page = uri.ends_with(".html").then_some("<a href=/x>");
+                let body = page.map_or(uri, str::to_owned);
+                let mut response = Response::new(Full::new(Bytes::from(body)));
+                if page.is_some() {
+                    let html = header::HeaderValue::from_static("text/html; charset=utf-8");
+                    response.headers_mut().insert(header::CONTENT_TYPE, html);
+                }
                 if request.headers().contains_key(header::UPGRADE) {
                     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
                     response
@@ -407,6 +413,8 @@ async fn what_is_asked_through_proxy_goes_on_as_it_was_sent() {
     let mut options = get(&format!("{node}/proxy/{path}"));
     *options.method_mut() = http::Method::OPTIONS;
     assert_eq!(http1(&served, Some(&admin), options).await, told);
+    let page = (StatusCode::OK, format!("<a href={node}/proxy/x>"));
+    assert_eq!(ask(format!("{node}/proxy/a.html")).await, page);
     let (code, _) = ask(format!("{node}/proxy")).await;
     assert_eq!(code, StatusCode::MOVED_PERMANENTLY);
 
