@@ -26,7 +26,7 @@ mod services;
 mod workloads;
 
 use k8s_openapi::NamespaceResourceScope;
-use k8s_openapi::api::core::v1::ServiceAccount;
+use k8s_openapi::api::core::v1::{Node, ServiceAccount};
 use kube::api::{Api, PostParams};
 use kube::{Client, Resource};
 use serde::Serialize;
@@ -83,6 +83,12 @@ impl Cluster {
             shutdown: shutdown.drop_guard(),
             _dir: dir,
         };
+        let nodes = Api::<Node>::all(cluster.client.clone());
+        wait::until("nodes that take pods", nodes, "", |nodes| {
+            let takes_pods = |node: &&&Node| node.spec.as_ref().is_some_and(|s| s.taints.is_none());
+            nodes.iter().filter(takes_pods).count() == names.len()
+        })
+        .await;
         // Pods cannot be created before their service account.
         let accounts = cluster.api::<ServiceAccount>();
         wait::until("the service account", accounts, "", |a| !a.is_empty()).await;

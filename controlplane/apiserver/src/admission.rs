@@ -6,12 +6,13 @@
 mod certificate;
 mod limits;
 mod namespace;
+mod node;
 mod pod;
 mod priority;
 mod quota;
 mod runtime_class;
 
-use api::{Doc, Resource, Status};
+use api::{Doc, Object as DocObject, Resource, Status, Value};
 
 use crate::{cache::Object, call::Call, storage::Write};
 
@@ -63,6 +64,9 @@ impl<'c> Admission<'c> {
         if self.is("certificates.k8s.io", "certificatesigningrequests") && self.is_create() {
             certificate::set_requestor(doc, &self.call.user);
         }
+        if self.is("", "nodes") && self.is_create() {
+            node::taint(doc);
+        }
         if self.is("", "pods") && self.call.subresource.is_none() {
             pod::mutate(self, doc)?;
         }
@@ -102,4 +106,26 @@ pub fn admit_delete(call: &Call, old: &Object) -> Result<(), Status> {
     call.server
         .auth()
         .admit(&call.user, &call.attributes, None, Some(&old.bytes))
+}
+
+/// Appends JSON text of our own to a list, making the list when it is absent.
+fn append(doc: &mut Doc<'_>, path: &[&str], json: &str) {
+    let arena = doc.arena();
+    let bytes = arena.alloc_str(json).as_bytes();
+    let value = api::codec::parse(api::Format::Json, bytes, arena)
+        .unwrap_or_else(|_| Value::Object(DocObject::new_in(arena)));
+    if let Some(list) = doc.get_mut(path).and_then(Value::as_list_mut) {
+        list.push(value);
+        return;
+    }
+    let mut list = api::List::new_in(arena);
+    list.push(value);
+    let Some((field, parents)) = path.split_last() else {
+        return;
+    };
+    // `Doc::set` would take a list on the way for a missing object.
+    match doc.get_mut(parents).and_then(Value::as_object_mut) {
+        Some(parent) => parent.set_copied(field, Value::List(list)),
+        None => doc.set(path, Value::List(list)),
+    }
 }

@@ -46,15 +46,16 @@ async fn a_pod_without_a_place_says_why_and_gets_one_when_a_node_comes() {
         let conditions = pod.status.as_ref()?.conditions.clone()?;
         conditions.into_iter().find(|c| c.type_ == "PodScheduled")
     };
+    let text = "0/1 nodes are available: 1 node(s) didn't match Pod's node affinity/selector. \
+                preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling.";
+    // the scheduler may see the node a moment later than this test
     let waiting = until_one("an explanation", cluster.api::<Pod>(), "p", |p| {
-        scheduled(p).is_some_and(|c| c.status == "False" && c.message.is_some())
+        scheduled(p).is_some_and(|c| c.message.as_deref() == Some(text))
     })
     .await;
     let condition = scheduled(&waiting).unwrap();
+    assert_eq!(condition.status, "False");
     assert_eq!(condition.reason.as_deref(), Some("Unschedulable"));
-    let text = "0/1 nodes are available: 1 node(s) didn't match Pod's node affinity/selector. \
-                preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling.";
-    assert_eq!(condition.message.as_deref(), Some(text));
 
     hollow::register(&cluster.client, "b").await.unwrap();
     let placed = until_one("a place", cluster.api::<Pod>(), "p", |p| {

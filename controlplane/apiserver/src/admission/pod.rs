@@ -4,9 +4,9 @@
 //! Ports of `plugin/pkg/admission/{serviceaccount,defaulttolerationseconds}/admission.go`; the others
 //! have files of their own.
 
-use api::{Doc, Object as DocObject, Status, Value};
+use api::{Doc, Status};
 
-use super::{Admission, limits, priority, runtime_class};
+use super::{Admission, append, limits, priority, runtime_class};
 use crate::{cache::Object, catalog::ResourceId, clock};
 
 const TOKEN_DIR: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
@@ -150,27 +150,5 @@ fn default_toleration_seconds(doc: &mut Doc<'_>) {
                 ),
             );
         }
-    }
-}
-
-/// Appends JSON text of our own to a list, making the list when it is absent.
-fn append(doc: &mut Doc<'_>, path: &[&str], json: &str) {
-    let arena = doc.arena();
-    let bytes = arena.alloc_str(json).as_bytes();
-    let value = api::codec::parse(api::Format::Json, bytes, arena)
-        .unwrap_or_else(|_| Value::Object(DocObject::new_in(arena)));
-    if let Some(list) = doc.get_mut(path).and_then(Value::as_list_mut) {
-        list.push(value);
-        return;
-    }
-    let mut list = api::List::new_in(arena);
-    list.push(value);
-    let Some((field, parents)) = path.split_last() else {
-        return;
-    };
-    // `Doc::set` would take a list on the way for a missing object.
-    match doc.get_mut(parents).and_then(Value::as_object_mut) {
-        Some(parent) => parent.set_copied(field, Value::List(list)),
-        None => doc.set(path, Value::List(list)),
     }
 }

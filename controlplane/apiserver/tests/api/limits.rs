@@ -162,6 +162,31 @@ async fn a_pod_gets_what_its_runtime_class_says() {
 }
 
 #[tokio::test]
+async fn a_new_node_takes_no_pods_before_it_was_seen_ready() {
+    let harness = Harness::new().await;
+    let own = json!({"key": "own", "effect": "NoExecute"});
+    let not_ready = json!({"key": "node.kubernetes.io/not-ready", "effect": "NoSchedule"});
+    for (name, spec, taints) in [
+        ("plain", json!({}), json!([not_ready])),
+        ("own", json!({"taints": [own]}), json!([own, not_ready])),
+        (
+            "tainted",
+            json!({"taints": [not_ready]}),
+            json!([not_ready]),
+        ),
+    ] {
+        let node = json!({"metadata": {"name": name}, "spec": spec});
+        let mut created = harness.create("/api/v1/nodes", &node).await;
+        assert_eq!(created["spec"]["taints"], taints, "{name}");
+        created["spec"]["taints"] = json!([]);
+        let updated = harness
+            .put(&format!("/api/v1/nodes/{name}"), &created)
+            .await;
+        assert_eq!(updated.json()["spec"].get("taints"), None, "{name}");
+    }
+}
+
+#[tokio::test]
 async fn reviews_are_no_tables() {
     let harness = Harness::new().await;
     let review = json!({"spec": {"resourceAttributes": {"verb": "get", "resource": "pods"}}});
