@@ -1,6 +1,6 @@
 //! `cargo xtask build`: the BPF object, then the release binary that carries it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
@@ -18,6 +18,20 @@ pub fn build(progress: &Progress) -> Result<PathBuf> {
     command::shown(&mut cargo)?;
     progress.mark("windlass built");
     Ok(workspace::windlass())
+}
+
+/// Builds all programs and tests of the workspace as `cargo test` does, and returns the path of
+/// `target/debug/windlass`. Everything is built once and without optimizing: a release build beside it would
+/// take as long as all tests run.
+pub fn tests(object: &Path, progress: &Progress) -> Result<PathBuf> {
+    let mut cargo = command::cargo();
+    cargo.args(["build", "--workspace", "--bins", "--tests"]);
+    cargo
+        .env("WINDLASS_BPF_OBJECT", object)
+        .current_dir(workspace::root());
+    command::shown(&mut cargo)?;
+    progress.mark("programs and tests built");
+    Ok(workspace::target().join("debug/windlass"))
 }
 
 /// Builds the binary for a control plane alone, and the hollow agent that stands in for nodes. Where

@@ -1,8 +1,6 @@
 //! `cargo xtask test`: the conformance tests that passed before, then unit tests of every crate and what
 //! needs the real kernel: BPF programs under BPF_PROG_TEST_RUN and labs with the real binary.
 
-use std::path::Path;
-
 use anyhow::{Context, Result};
 
 use crate::lab::Lab;
@@ -18,28 +16,26 @@ pub fn test(only: Option<&str>) -> Result<()> {
     setup::for_tests(&progress)?;
     down()?;
     let object = build::programs(&progress)?;
-    build::build(&progress)?;
+    let windlass = build::tests(&object, &progress)?;
     images::build()?;
     progress.mark("images built");
     let guarded = match only {
-        None => conformance::guarded(&progress),
+        None => conformance::guarded(&windlass, &progress),
         Some(_) => Ok(()),
     };
     // All packages in one call: with fewer, what they share is built again with other features. One lab
     // after the other, and one test after the other within a lab.
-    let ours = cargo(&["test", "--workspace", "--no-fail-fast"], &object, only);
+    let mut ours = command::cargo();
+    ours.args(["test", "--workspace", "--no-fail-fast"])
+        .args(only)
+        .env("WINDLASS_BPF_OBJECT", object)
+        .env("WINDLASS_XTASK", workspace::xtask())
+        .env("WINDLASS_BIN", windlass)
+        .current_dir(workspace::root());
+    let ours = command::shown(&mut ours);
     down()?;
     progress.mark("tests");
     ours.and(guarded.context("conformance tests that passed before"))
-}
-
-fn cargo(args: &[&str], object: &Path, only: Option<&str>) -> Result<()> {
-    let mut cargo = command::cargo();
-    cargo.args(args).args(only).current_dir(workspace::root());
-    cargo.env("WINDLASS_BPF_OBJECT", object);
-    cargo.env("WINDLASS_XTASK", workspace::xtask());
-    cargo.env("WINDLASS_BIN", workspace::windlass());
-    command::shown(&mut cargo)
 }
 
 /// Removes labs that tests left, for instance ended ones.

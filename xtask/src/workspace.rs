@@ -51,9 +51,9 @@ pub fn windlass() -> PathBuf {
     }
 }
 
-/// The hollow agent made by [`crate::build`].
+/// The hollow agent made by [`crate::build`], beside the binary.
 pub fn hollow() -> PathBuf {
-    target().join("release/hollow-agent")
+    windlass().with_file_name("hollow-agent")
 }
 
 /// The xtask binary. Labs start helper processes from it, also when the caller is a test.
