@@ -62,8 +62,11 @@ pub fn xtask() -> PathBuf {
         return PathBuf::from(path);
     }
     let own = std::env::current_exe().unwrap_or_default();
+    // the kernel's sign that a build has put a new one in its place
+    let own = own.to_string_lossy();
+    let own = Path::new(own.strip_suffix(" (deleted)").unwrap_or(&own));
     if own.file_name().is_some_and(|name| name == "xtask") {
-        return own;
+        return own.to_owned();
     }
     // a test program: TARGET/PROFILE/deps/NAME-HASH; the binary lies one level up
     own.parent()
