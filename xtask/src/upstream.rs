@@ -45,7 +45,7 @@ pub struct Program {
     pub module: Module,
     pub package: &'static str,
     pub kind: Kind,
-    /// Variables that the linker sets to the module's version.
+    /// Variables that the linker sets to the module's version, or to the part of it that they name.
     pub versions: &'static [&'static str],
     pub tags: &'static [&'static str],
     /// Roughly, on two cores with an empty build cache: shown to who waits for it.
@@ -59,6 +59,9 @@ pub const KUBERNETES: Module = Module {
 
 const KUBERNETES_VERSIONS: &[&str] = &[
     "k8s.io/component-base/version.gitVersion",
+    // tests choose by them what pods may look like
+    "k8s.io/component-base/version.gitMajor",
+    "k8s.io/component-base/version.gitMinor",
     "k8s.io/client-go/pkg/version.gitVersion",
 ];
 
@@ -349,8 +352,15 @@ fn arguments(program: &Program, version: &str) -> Vec<String> {
     };
     let mut args: Vec<String> = verb.iter().map(|&word| word.to_owned()).collect();
     let mut flags = "-s -w".to_owned();
+    let mut numbers = version.trim_start_matches('v').split('.');
+    let (major, minor) = (numbers.next(), numbers.next());
     for variable in program.versions {
-        flags.push_str(&format!(" -X {variable}={version}"));
+        let value = match variable.rsplit('.').next() {
+            Some("gitMajor") => major.unwrap_or_default(),
+            Some("gitMinor") => minor.unwrap_or_default(),
+            Some(_) | None => version,
+        };
+        flags.push_str(&format!(" -X {variable}={value}"));
     }
     args.extend(["-trimpath".to_owned(), "-ldflags".to_owned(), flags]);
     if !program.tags.is_empty() {
@@ -447,9 +457,14 @@ mod tests {
             tags: &["a", "b"],
             ..KUBECTL
         };
-        let args = arguments(&tagged, "v1").join(" ");
+        let args = arguments(&tagged, "v1.37.0").join(" ");
         assert!(args.starts_with("build -trimpath -ldflags -s -w -X k8s.io/component-base"));
-        assert!(args.contains("version.gitVersion=v1"));
+        for set in ["gitVersion=v1.37.0 ", "gitMajor=1 ", "gitMinor=37 "] {
+            assert!(
+                args.contains(&format!("component-base/version.{set}")),
+                "{args}"
+            );
+        }
         assert!(args.ends_with("-tags a,b"));
         assert!(arguments(&E2E, "v1").join(" ").starts_with("test -c "));
     }

@@ -66,6 +66,8 @@ pub fn parse(line: &[u8]) -> Option<Entry<'_>> {
 pub struct Selection {
     options: Options,
     left: Option<u64>,
+    /// Lines to go. Not when following: then the tail is only where to begin.
+    lines: Option<usize>,
     /// The last entry was cut, so this one starts without a time.
     continues: bool,
 }
@@ -74,6 +76,7 @@ impl Selection {
     pub fn new(options: Options) -> Self {
         Self {
             left: options.limit_bytes,
+            lines: options.tail_lines.filter(|_| !options.follow),
             options,
             continues: false,
         }
@@ -84,6 +87,9 @@ impl Selection {
         let Some(entry) = parse(raw) else {
             return Vec::new();
         };
+        if let Some(lines) = &mut self.lines {
+            *lines = lines.saturating_sub(1);
+        }
         if self
             .options
             .stream
@@ -118,9 +124,9 @@ impl Selection {
         out
     }
 
-    /// Whether the byte limit is reached.
+    /// Whether no more lines or bytes are wanted.
     pub fn done(&self) -> bool {
-        self.left == Some(0)
+        self.left == Some(0) || self.lines == Some(0)
     }
 }
 
@@ -192,7 +198,7 @@ where
     let mut line = Vec::new();
     let mut last_look = false;
     let mut quiet: u32 = 0;
-    loop {
+    while !selection.done() {
         let read = reader.read_until(b'\n', &mut line).await?;
         if line.last() == Some(&b'\n') {
             line.pop();
@@ -200,9 +206,6 @@ where
             line.clear();
             (last_look, quiet) = (false, 0);
             if !out.is_empty() && sender.send(Bytes::from(out)).await.is_err() {
-                return Ok(());
-            }
-            if selection.done() {
                 return Ok(());
             }
             continue;
@@ -226,6 +229,7 @@ where
             last_look = !running().await;
         }
     }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -285,6 +289,24 @@ mod tests {
         assert!(stamped.starts_with(
             "2024-01-01T00:00:01.000000000Z one\n2024-01-01T00:00:02.000000000Z two\n"
         ));
+    }
+
+    #[test]
+    fn lines_written_meanwhile_are_not_of_the_tail() {
+        let tail = |tail_lines, follow| Options {
+            tail_lines: Some(tail_lines),
+            follow,
+            ..Options::default()
+        };
+        let mut selection = Selection::new(tail(1, false));
+        let mut lines = LOG.lines().map(str::as_bytes);
+        assert!(!selection.done());
+        assert_eq!(selection.line(lines.next().unwrap()), b"one\n");
+        assert!(selection.done());
+        assert!(Selection::new(tail(0, false)).done());
+        let mut followed = Selection::new(tail(1, true));
+        lines.for_each(|line| drop(followed.line(line)));
+        assert!(!followed.done());
     }
 
     #[test]
