@@ -79,12 +79,13 @@ pub fn end(child: Child, limit: Duration) -> Result<Output> {
         return Ok(out?);
     }
     kill(pid, Signal::SIGQUIT)?;
-    let said = end.recv_timeout(LAST_WORDS);
-    if said.is_err() {
-        kill(pid, Signal::SIGKILL)?;
-    }
-    let said = said.map(|out| out.map(|out| [out.stderr, out.stdout].concat()));
-    let said = said.unwrap_or_else(|_| Ok(Vec::new()))?;
+    let said = match end.recv_timeout(LAST_WORDS) {
+        Ok(out) => out.map(|out| [out.stderr, out.stdout].concat())?,
+        Err(_) => {
+            kill(pid, Signal::SIGKILL)?;
+            Vec::new()
+        }
+    };
     bail!(
         "did not end within {} s: {}",
         limit.as_secs(),
@@ -103,6 +104,11 @@ pub fn shown(command: &mut Command) -> Result<()> {
 
 /// Runs to the end with `input` on standard input.
 pub fn fed(command: &mut Command, input: &str) -> Result<String> {
+    fed_within(command, input, LIMIT)
+}
+
+/// As `fed`, with an own limit of time.
+pub fn fed_within(command: &mut Command, input: &str, limit: Duration) -> Result<String> {
     let mut child = command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -113,11 +119,11 @@ pub fn fed(command: &mut Command, input: &str) -> Result<String> {
     // a program that ends early reports its own error below; EPIPE here says nothing
     let _ = stdin.write_all(input.as_bytes());
     drop(stdin);
-    finished(command, child)
+    finished(command, child, limit)
 }
 
-fn finished(command: &Command, child: Child) -> Result<String> {
-    let out = end(child, LIMIT).with_context(|| line(command))?;
+fn finished(command: &Command, child: Child, limit: Duration) -> Result<String> {
+    let out = end(child, limit).with_context(|| line(command))?;
     if !out.status.success() {
         bail!(
             "{} ({}): {}",
@@ -136,7 +142,7 @@ pub fn from(command: &mut Command, input: Stdio) -> Result<String> {
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn();
-    finished(command, child.with_context(|| line(command))?)
+    finished(command, child.with_context(|| line(command))?, LIMIT)
 }
 
 /// Whether a program is on PATH (or the path itself is one).

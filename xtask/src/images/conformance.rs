@@ -88,11 +88,10 @@ pub enum Extent {
 }
 
 impl Extent {
-    fn programs(self) -> &'static [Program] {
-        match self {
-            Extent::Whole => &PROGRAMS,
-            Extent::Light => &PROGRAMS[..2],
-        }
+    fn programs(self) -> Vec<&'static Program> {
+        let whole = self == Extent::Whole;
+        let chosen = |program: &&Program| whole || program.module == upstream::KUBERNETES;
+        PROGRAMS.iter().filter(chosen).collect()
     }
 
     fn name(self) -> &'static str {
@@ -110,8 +109,8 @@ pub fn build(extent: Extent, progress: &Progress) -> Result<PathBuf> {
     fs::create_dir_all(&cache).with_context(|| cache.display().to_string())?;
     let programs = extent
         .programs()
-        .iter()
-        .map(|program| upstream::program(progress, program))
+        .into_iter()
+        .map(|program| Ok((*program, upstream::program(progress, program)?)))
         .collect::<Result<Vec<_>>>()?;
     let made_of = made_of(&programs)?;
     let layout = cache.join(extent.name());
@@ -119,8 +118,8 @@ pub fn build(extent: Extent, progress: &Progress) -> Result<PathBuf> {
     if fresh() {
         return Ok(layout);
     }
-    // one builds, the others wait for it
-    let lock = File::create(cache.join(format!("{}.lock", extent.name())))?;
+    // one builds, the others wait for it: both extents use the same archive
+    let lock = File::create(cache.join("conformance.lock"))?;
     lock.lock().context("waiting for another build")?;
     if fresh() {
         return Ok(layout);
@@ -150,9 +149,9 @@ pub fn build(extent: Extent, progress: &Progress) -> Result<PathBuf> {
     Ok(layout)
 }
 
-fn made_of(programs: &[PathBuf]) -> Result<String> {
+fn made_of(programs: &[(Program, PathBuf)]) -> Result<String> {
     let mut text = RECIPE.to_owned();
-    for program in programs {
+    for (_, program) in programs {
         let meta = fs::metadata(program)?;
         let (size, time) = (meta.len(), meta.modified()?);
         text.push_str(&format!("\n{} {size} {time:?}", program.display()));
@@ -170,7 +169,7 @@ struct Recipe {
     layout: Layout,
     archive: Archive,
     busybox: PathBuf,
-    programs: Vec<PathBuf>,
+    programs: Vec<(Program, PathBuf)>,
     /// `test/images` of Kubernetes' sources.
     sources: PathBuf,
     work: PathBuf,
@@ -211,8 +210,9 @@ impl Recipe {
     }
 
     fn program(&self, program: &Program) -> Result<&Path> {
-        let at = PROGRAMS.iter().position(|known| known == program);
-        Ok(&self.programs[at.context("a program of this recipe")?])
+        let mut programs = self.programs.iter();
+        let found = programs.find(|(known, _)| known == program);
+        Ok(&found.context("a program of this recipe")?.1)
     }
 
     fn add(&mut self, names: &[&str], image: &Image) -> Result<Descriptor> {

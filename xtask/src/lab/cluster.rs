@@ -76,12 +76,12 @@ impl ToolboxPod<'_> {
 impl Lab {
     /// `kubectl apply` of a manifest, YAML or JSON, any number of documents.
     pub fn apply(&self, manifest: &str) -> Result<String> {
-        command::fed(&mut self.kubectl(&["apply", "-f", "-"]), manifest)
+        command::fed_within(&mut self.kubectl(&["apply", "-f", "-"]), manifest, KUBECTL)
     }
 
     /// `kubectl ARGS` with a manifest on standard input, whatever comes of it.
     pub fn try_manifest(&self, args: &[&str], manifest: &str) -> Result<String> {
-        command::fed(&mut self.kubectl(args), manifest)
+        command::fed_within(&mut self.kubectl(args), manifest, KUBECTL)
     }
 
     /// `kubectl get ARGS -o json`.

@@ -26,7 +26,7 @@ pub type Volumes = BTreeMap<String, m::ImageSpec>;
 
 /// An image and what for.
 struct Wanted<'a> {
-    image: Option<&'a str>,
+    name: &'a str,
     policy: Option<&'a str>,
     /// The container that waits for it.
     container: &'a str,
@@ -38,7 +38,7 @@ impl Job {
     /// The image by the container's pull policy, or why the container has to wait.
     pub(super) async fn image(&self, container: &Container) -> Result<Image, Waiting> {
         self.ensure_image(Wanted {
-            image: container.image.as_deref(),
+            name: container.image.as_deref().unwrap_or_default(),
             policy: container.image_pull_policy.as_deref(),
             container: &container.name,
             subject: Subject::container(&self.pod, &container.name),
@@ -56,7 +56,7 @@ impl Job {
             }
             let reference = source.reference.clone().unwrap_or_default();
             let wanted = Wanted {
-                image: Some(&reference),
+                name: &reference,
                 policy: source.pull_policy.as_deref(),
                 container: &container.name,
                 subject: Subject::pod(&self.pod),
@@ -74,7 +74,7 @@ impl Job {
     }
 
     async fn ensure_image(&self, wanted: Wanted<'_>) -> Result<Image, Waiting> {
-        let name = wanted.image.unwrap_or_default();
+        let name = wanted.name;
         let policy = wanted.policy.unwrap_or_else(|| default_policy(name));
         let subject = &wanted.subject;
         let recorder = &self.node.recorder;
@@ -119,14 +119,12 @@ impl Job {
                     message,
                 })
             }
-            (Some(_) | None, _) => self.pull(name, &wanted).await,
+            (Some(_) | None, _) => self.pull(&wanted).await,
         }
     }
 
-    async fn pull(&self, name: &str, wanted: &Wanted<'_>) -> Result<Image, Waiting> {
-        let Wanted {
-            container, subject, ..
-        } = wanted;
+    async fn pull(&self, wanted: &Wanted<'_>) -> Result<Image, Waiting> {
+        let Wanted { name, subject, .. } = wanted;
         let recorder = &self.node.recorder;
         recorder.normal(subject, "Pulling", format!("Pulling image {name:?}"));
         let began = Instant::now();
@@ -151,7 +149,7 @@ impl Job {
                     format!("Failed to pull image {name:?}: {detail}"),
                 );
                 self.tell(Progress::PullFailed {
-                    container: (*container).to_owned(),
+                    container: wanted.container.to_owned(),
                 })
                 .await;
                 return Err(Waiting {

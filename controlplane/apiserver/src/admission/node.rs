@@ -6,7 +6,7 @@ use api::Doc;
 
 use super::append;
 
-const NOT_READY: &str = "node.kubernetes.io/not-ready";
+pub const NOT_READY: &str = "node.kubernetes.io/not-ready";
 
 /// Taints a new node, unless it is already.
 pub fn taint(doc: &mut Doc<'_>) {

@@ -6,7 +6,7 @@
 
 use api::{Doc, Status};
 
-use super::{Admission, append, limits, priority, runtime_class};
+use super::{Admission, append, limits, node, priority, runtime_class};
 use crate::{cache::Object, catalog::ResourceId, clock};
 
 const TOKEN_DIR: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
@@ -131,10 +131,7 @@ fn token_volume(name: &str) -> String {
 }
 
 fn default_toleration_seconds(doc: &mut Doc<'_>) {
-    for key in [
-        "node.kubernetes.io/not-ready",
-        "node.kubernetes.io/unreachable",
-    ] {
+    for key in [node::NOT_READY, "node.kubernetes.io/unreachable"] {
         let tolerated = doc.list_at(&["spec", "tolerations"]).iter().any(|t| {
             let matches_key =
                 matches!(t.str_of("key"), None | Some("")) || t.str_of("key") == Some(key);
