@@ -5,6 +5,8 @@
 
 mod certificate;
 mod limits;
+#[cfg_attr(not(test), expect(dead_code, reason = "for webhooks and policies"))]
+pub mod matching;
 mod namespace;
 mod node;
 mod pod;
