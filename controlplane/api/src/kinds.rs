@@ -19,6 +19,7 @@ pub(crate) mod policy;
 pub(crate) mod quota;
 pub(crate) mod rbac;
 pub(crate) mod service;
+pub(crate) mod webhook;
 pub(crate) mod workload;
 
 /// The rules of the kind for a new object.
@@ -42,6 +43,9 @@ pub(crate) fn validate_create(resource: &Resource, doc: &Doc<'_>, errors: &mut E
         ("", "PodTemplate") => workload::validate::pod_template(doc, None, errors),
         ("", "ReplicationController") => {
             workload::validate::replication_controller(doc, None, errors);
+        }
+        (webhook::GROUP, kind) if webhook::KINDS.contains(&kind) => {
+            webhook::configuration(doc, None, errors);
         }
         _ => validate_always(resource, doc, errors),
     }
@@ -117,6 +121,9 @@ pub(crate) fn validate_update(
             certificate::update(new, old, part, errors);
         }
         ("scheduling.k8s.io", "PriorityClass", _) => class::update_priority(new, old, errors),
+        (webhook::GROUP, kind, _) if webhook::KINDS.contains(&kind) => {
+            webhook::configuration(new, Some(old), errors);
+        }
         (_, _, "") => {
             validate_always(resource, new, errors);
             validate_changes(resource, new, old, errors);

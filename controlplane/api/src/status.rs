@@ -4,9 +4,9 @@
 //! `pkg/util/validation/field`. kubectl prints these messages as they are and clients branch on the
 //! reasons, so both are part of the contract.
 
-use std::fmt;
+use std::{borrow::Cow, fmt};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::codec::write_value;
 use crate::doc::Value;
@@ -24,7 +24,7 @@ pub struct Status {
     /// The HTTP status code.
     pub code: u16,
     /// The machine-readable reason, for example `NotFound`; may be "".
-    pub reason: &'static str,
+    pub reason: Cow<'static, str>,
     /// The text for people.
     pub message: String,
     /// What it is about, and why.
@@ -32,8 +32,8 @@ pub struct Status {
 }
 
 /// The details of a [`Status`].
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
 pub struct Details {
     /// The object's name.
     #[serde(skip_serializing_if = "String::is_empty")]
@@ -56,7 +56,8 @@ pub struct Details {
 }
 
 /// One cause of a failure.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Cause {
     /// The kind of cause, for example `FieldValueInvalid`.
     #[serde(skip_serializing_if = "String::is_empty")]
@@ -284,10 +285,14 @@ pub fn qualified(group: &str, resource: &str) -> String {
 
 impl Status {
     /// A Status without details.
-    pub fn new(code: u16, reason: &'static str, message: impl Into<String>) -> Status {
+    pub fn new(
+        code: u16,
+        reason: impl Into<Cow<'static, str>>,
+        message: impl Into<String>,
+    ) -> Status {
         Status {
             code,
-            reason,
+            reason: reason.into(),
             message: message.into(),
             details: None,
         }
@@ -540,7 +545,7 @@ impl Status {
             metadata: Empty {},
             status: "Failure",
             message: &self.message,
-            reason: self.reason,
+            reason: &self.reason,
             details: self.details.as_deref(),
             code: self.code,
         };
@@ -585,7 +590,7 @@ struct Wire<'a> {
     #[serde(skip_serializing_if = "str::is_empty")]
     message: &'a str,
     #[serde(skip_serializing_if = "str::is_empty")]
-    reason: &'static str,
+    reason: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     details: Option<&'a Details>,
     code: u16,

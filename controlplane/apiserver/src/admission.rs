@@ -5,14 +5,14 @@
 
 mod certificate;
 mod limits;
-#[cfg_attr(not(test), expect(dead_code, reason = "for webhooks and policies"))]
 pub mod matching;
 mod namespace;
 mod node;
 mod pod;
 mod priority;
-mod quota;
+pub mod quota;
 mod runtime_class;
+pub mod webhook;
 
 use api::{Doc, Object as DocObject, Resource, Status, Value};
 
@@ -75,10 +75,10 @@ impl<'c> Admission<'c> {
         Ok(())
     }
 
-    /// Plugins that look at the final bytes, quotas last; the writes that belong to them.
-    pub fn admit_written(&self, written: &Written<'_>) -> Result<Vec<Write>, Status> {
-        limits::check(self, written)?;
-        quota::charge(self, written)
+    /// Plugins that look at the final bytes. Webhooks are asked after them, and quotas charged last
+    /// (`quota`), so that nobody pays for what is refused.
+    pub fn admit_written(&self, written: &Written<'_>) -> Result<(), Status> {
+        limits::check(self, written)
     }
 
     /// Plugins that only look.

@@ -1,39 +1,43 @@
 //! One write, tried until it fits: a synchronous closure from the stored version to the next one
-//! (decode → default → admission → allocate → prepare → validate → admission), then a
-//! compare-and-swap; on a conflict the closure runs again on what is there now.
+//! (decode → default → admission → allocate → prepare → validate → admission; `prepare`), with the
+//! webhooks it concerns between and after its halves (`asked`), then a compare-and-swap; on a conflict
+//! all of it runs again on what is there now.
 //!
-//! The closure works on a `Doc` in an arena that lives for one attempt; only bytes cross an `await`.
+//! The closure works on a `Doc` in an arena that lives for one half of it; only bytes cross an `await`.
 //! Port of the order in `k8s.io/apiserver/pkg/registry/generic/registry/store.go`.
+
+mod asked;
+mod identity;
+mod prepare;
 
 use std::sync::Arc;
 
-use api::{
-    Doc, Facts, PatchKind, Resource, Status, Value,
-    strategy::{Part, SystemFields},
-};
-use bumpalo::Bump;
+use api::{Doc, Facts, PatchKind, Resource, Status};
 use bytes::Bytes;
 
 use crate::{
-    admission::{self, Written},
-    allocate,
+    admission::{
+        Written,
+        matching::Operation,
+        quota,
+        webhook::{Concerned, Told},
+    },
     attributes::Attributes,
     cache::{Key, Object},
     call::Call,
-    chain, clock,
+    chain,
     present::{self, Answer},
-    rest::write::{Encoded, decode},
-    storage::{CommitError, MAX_OBJECT_BYTES, Write, WriteChange},
-    subresource,
+    rest::write::Encoded,
+    storage::{CommitError, Write, WriteChange},
 };
+
+pub use prepare::{decode_stored, is_finalized};
 
 /// Attempts before a writer is told to come back. Creations in a namespace with a quota meet at the
 /// quota: of N at the same time one wins each round, and a controller creates 64 at a time.
 const MAX_ATTEMPTS: usize = 128;
 /// Names tried for `generateName`.
 const MAX_NAMES: usize = 8;
-/// Longest base of a generated name (63 less the suffix; upstream: maxGeneratedNameLength).
-const MAX_NAME_BASE: usize = 63 - clock::SUFFIX_CHARS;
 
 /// What an update does to the stored object.
 pub enum Update<'u> {
@@ -60,8 +64,8 @@ struct Prepared {
 
 /// What an attempt on a stored object comes to.
 enum Step {
-    /// Same bytes: no write, no revision.
-    Same,
+    /// Same bytes: no write, no revision; only warnings.
+    Same(Vec<String>),
     Write(Prepared),
     /// Its last finalizer is gone: the object goes.
     Remove(Prepared),
@@ -81,9 +85,11 @@ pub fn stored_row(resource: &'static Resource) -> &'static Resource {
 /// Creates an object from a body.
 pub async fn create(call: &Call, body: &Encoded) -> Result<Answer, Status> {
     let id = call.stored()?;
+    let concerned = Told::new(call, Operation::Create, "", &call.attributes.name).concerned();
     let mut names = 0;
     for _ in 0..MAX_ATTEMPTS {
-        let prepared = prepare_create(call, body)?;
+        let mut prepared = asked::create(call, body, &concerned).await?;
+        charge(call, None, "", &mut prepared)?;
         let name = prepared
             .key
             .split_once('/')
@@ -116,13 +122,20 @@ pub async fn create(call: &Call, body: &Encoded) -> Result<Answer, Status> {
 pub async fn update(call: &Call, subresource: &str, update: &Update<'_>) -> Result<Answer, Status> {
     let id = call.stored()?;
     let (namespace, name) = (&call.attributes.namespace, &call.attributes.name);
+    let concerned = match update {
+        // Whoever makes these has asked about what led to them.
+        Update::With(_) => Concerned::nobody(),
+        Update::Replace { .. } | Update::Patch { .. } => {
+            Told::new(call, Operation::Update, subresource, name).concerned()
+        }
+    };
     for _ in 0..MAX_ATTEMPTS {
         let Some(old) = call.server.cache().get(id, namespace, name) else {
             return create_by_update(call, subresource, update).await;
         };
-        let (step, warnings) = evaluate(call, &old, subresource, update)?;
-        let (prepared, remove) = match step {
-            Step::Same => {
+        let step = asked::update(call, &old, subresource, update, &concerned).await?;
+        let (mut prepared, remove) = match step {
+            Step::Same(warnings) => {
                 let json = present::object(call.resource, &old);
                 return Ok(Answer {
                     code: 200,
@@ -133,6 +146,9 @@ pub async fn update(call: &Call, subresource: &str, update: &Update<'_>) -> Resu
             Step::Write(prepared) => (prepared, false),
             Step::Remove(prepared) => (prepared, true),
         };
+        if !remove {
+            charge(call, Some(&old), subresource, &mut prepared)?;
+        }
         if call.dry_run() {
             return dry(call, prepared, 200, Some(&old));
         }
@@ -166,291 +182,23 @@ async fn create_by_update(
     create(call, body).await
 }
 
-/// The closure of a creation.
-fn prepare_create(call: &Call, body: &Encoded) -> Result<Prepared, Status> {
-    let arena = Bump::new();
-    let row = stored_row(call.resource);
-    let (mut doc, mut warnings) = decode(call, body, &row.schema, &arena)?;
-    fit_namespace(call, &mut doc)?;
-    let generated_name = fit_name(call, &mut doc)?;
-    if !doc.meta("resourceVersion").is_empty() {
-        // An error of upstream's storage that nothing makes the client's fault.
-        let text = "resourceVersion should not be set on objects to be created";
-        return Err(Status::new(500, "", text));
-    }
-    // A Job without labels has its template's. Upstream's defaults share the map, so those that the
-    // strategy gives the template are among them.
-    let shares_labels = row.kind == "Job"
-        && doc
-            .get(&["metadata", "labels"])
-            .and_then(Value::as_object)
-            .is_none_or(|labels| labels.is_empty());
-    api::default::default(row, &mut doc);
-    let mut admission = admission::Admission::new(call, row, None);
-    admission.mutate(&mut doc)?;
-    api::default::default(row, &mut doc);
-    let mut extra = allocate::on_write(call, row, &mut doc, None)?;
-    extra.extend(admission.guard.take());
-    let (uid, now) = (clock::new_uid(), call.now_text());
-    let fields = SystemFields {
-        uid: &uid,
-        now: &now,
-    };
-    warnings.append(&mut api::strategy::prepare_create(row, &mut doc, fields));
-    let errors = api::validate::validate_create(row, &doc);
-    if !errors.is_empty() {
-        return Err(Status::invalid(row.group, row.kind, doc.name(), &errors));
-    }
-    warnings.append(&mut api::warn::on_create(row, &doc));
-    admission.validate(&doc)?;
-    warnings.append(&mut admission.warnings);
-    if shares_labels {
-        let labels = doc.get(&["spec", "template", "metadata", "labels"]);
-        if let Some(labels) = labels.map(|labels| labels.copy_in(doc.arena())) {
-            doc.set(&["metadata", "labels"], labels);
-        }
-    }
-    let (namespace, name) = (doc.namespace(), doc.name());
-    let key: Key = format!("{namespace}/{name}").into();
-    let bytes = stored_bytes(&mut doc)?;
-    extra.extend(admission.admit_written(&Written {
-        subresource: "",
+/// Adds what a write takes from quotas.
+fn charge(
+    call: &Call,
+    old: Option<&Object>,
+    subresource: &str,
+    prepared: &mut Prepared,
+) -> Result<(), Status> {
+    let (namespace, name) = prepared.key.split_once('/').unwrap_or_default();
+    let written = Written {
+        subresource,
         namespace,
         name,
-        bytes: &bytes,
-    })?);
-    Ok(Prepared {
-        key,
-        bytes,
-        extra,
-        warnings,
-        generated_name,
-    })
-}
-
-/// The closure of an update.
-fn evaluate(
-    call: &Call,
-    old: &Object,
-    subresource: &str,
-    update: &Update<'_>,
-) -> Result<(Step, Vec<String>), Status> {
-    let arena = Bump::new();
-    let row = stored_row(call.resource);
-    let mut old_doc = decode_stored(row, old, &arena)?;
-    old_doc.set_str(&["metadata", "resourceVersion"], &old.revision.to_string());
-    let (mut doc, mut warnings) = changed(call, row, &old_doc, update, &arena)?;
-    fit_namespace(call, &mut doc)?;
-    check_identity(call, row, &mut doc, &old_doc, old)?;
-    api::default::default(row, &mut doc);
-    let mut admission = admission::Admission::new(call, row, Some((old, &old_doc)));
-    if subresource.is_empty() {
-        admission.mutate(&mut doc)?;
-        api::default::default(row, &mut doc);
-    }
-    let part = subresource::part(subresource);
-    let mut extra = match part {
-        Some(Part::Main) => allocate::on_write(call, row, &mut doc, Some(&old_doc))?,
-        Some(Part::Subresource(_)) | None => Vec::new(),
+        bytes: &prepared.bytes,
     };
-    if let Some(part) = part {
-        api::strategy::prepare_update(row, &mut doc, &old_doc, part);
-        if row.plural == "certificatesigningrequests" {
-            api::strategy::populate_certificate_times(&mut doc, &old_doc, &call.now_text());
-        }
-        let errors = api::validate::validate_update(row, &doc, &old_doc, part);
-        if !errors.is_empty() {
-            return Err(Status::invalid(row.group, row.kind, doc.name(), &errors));
-        }
-        warnings.append(&mut api::warn::on_update(row, &doc, &old_doc, part));
-    }
-    admission.validate(&doc)?;
-    warnings.append(&mut admission.warnings);
-    let gone = old.is_terminating() && is_finalized(&doc);
-    let bytes = stored_bytes(&mut doc)?;
-    if bytes == old.bytes && !gone {
-        return Ok((Step::Same, warnings));
-    }
-    if gone {
-        extra = allocate::on_delete(call, row, &old_doc);
-    } else {
-        extra.extend(admission.admit_written(&Written {
-            subresource,
-            namespace: old.namespace(),
-            name: old.name(),
-            bytes: &bytes,
-        })?);
-    }
-    let prepared = Prepared {
-        key: old.key.clone(),
-        bytes,
-        extra,
-        warnings: warnings.clone(),
-        generated_name: false,
-    };
-    Ok((
-        if gone {
-            Step::Remove(prepared)
-        } else {
-            Step::Write(prepared)
-        },
-        warnings,
-    ))
-}
-
-/// The object as the client wants it.
-fn changed<'a>(
-    call: &Call,
-    row: &'static Resource,
-    old: &Doc<'a>,
-    update: &Update<'_>,
-    arena: &'a Bump,
-) -> Result<(Doc<'a>, Vec<String>), Status> {
-    match update {
-        Update::Replace { body } => decode(call, body, &row.schema, arena),
-        Update::Patch { kind, body } => {
-            let patch = arena.alloc_slice_copy(body);
-            api::patch::apply_patch(*kind, old, patch, call.field_validation(), arena)
-                .map_err(|e| e.to_status())
-        }
-        Update::With(edit) => {
-            let mut doc = old.clone();
-            edit(&mut doc)?;
-            Ok((doc, Vec::new()))
-        }
-    }
-}
-
-/// The stored object as a document.
-pub fn decode_stored<'a>(
-    row: &'static Resource,
-    object: &Object,
-    arena: &'a Bump,
-) -> Result<Doc<'a>, Status> {
-    let bytes = arena.alloc_slice_copy(&object.bytes);
-    api::codec::decode_stored(bytes, &row.schema, arena)
-        .map_err(|e| Status::internal(format_args!("stored object {}: {e}", object.key)))
-}
-
-/// Name, uid and resourceVersion in an update must be those of the object.
-fn check_identity(
-    call: &Call,
-    row: &Resource,
-    doc: &mut Doc<'_>,
-    old_doc: &Doc<'_>,
-    old: &Object,
-) -> Result<(), Status> {
-    let name = call.attributes.name.as_str();
-    if doc.name().is_empty() {
-        doc.set_str(&["metadata", "name"], name);
-    } else if doc.name() != name {
-        return Err(Status::bad_request(format!(
-            "the name of the object ({}) does not match the name on the URL ({name})",
-            doc.name()
-        )));
-    }
-    let uid = doc.meta("uid");
-    // Of a patch it is no precondition; validation finds it changed.
-    let is_patch = call.attributes.verb == "patch";
-    if !is_patch && !uid.is_empty() && uid != old_doc.meta("uid") {
-        let why = format!(
-            "Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
-            old_doc.meta("uid")
-        );
-        return Err(Status::conflict(row.group, row.plural, name, &why));
-    }
-    check_version(row, doc, old)
-}
-
-/// The resourceVersion a client sends is a condition; none (or 0) is allowed where the kind says so.
-fn check_version(row: &Resource, doc: &Doc<'_>, old: &Object) -> Result<(), Status> {
-    let version = doc.meta("resourceVersion");
-    let invalid = |error| Err(Status::invalid(row.group, row.kind, old.name(), &[error]));
-    let field = "metadata.resourceVersion";
-    match if version.is_empty() {
-        Ok(0)
-    } else {
-        version.parse::<u64>()
-    } {
-        Ok(0) if row.strategy.unconditional_update => Ok(()),
-        Ok(0) => {
-            let text = "must be specified for an update";
-            invalid(api::FieldError::invalid_raw(field, "0", text))
-        }
-        Ok(version) if version == old.revision => Ok(()),
-        Ok(_) => Err(Status::stale(row.group, row.plural, old.name())),
-        Err(_) => {
-            let quoted = api::status::quote(version);
-            let text = format!("strconv.ParseUint: parsing {quoted}: invalid syntax");
-            Err(Status::new(500, "", text))
-        }
-    }
-}
-
-/// Whether nothing holds a terminating object any more.
-pub fn is_finalized(doc: &Doc<'_>) -> bool {
-    let grace = doc
-        .int_at(&["metadata", "deletionGracePeriodSeconds"])
-        .unwrap_or(0);
-    let held_namespace =
-        doc.kind() == "Namespace" && !doc.list_at(&["spec", "finalizers"]).is_empty();
-    grace == 0 && !held_namespace && doc.list_at(&["metadata", "finalizers"]).is_empty()
-}
-
-fn fit_namespace(call: &Call, doc: &mut Doc<'_>) -> Result<(), Status> {
-    let wanted = call.attributes.namespace.as_str();
-    let given = doc.namespace();
-    if !call.resource.namespaced {
-        if !given.is_empty() {
-            doc.remove(&["metadata", "namespace"]);
-        }
-        return Ok(());
-    }
-    if given.is_empty() {
-        doc.set_str(&["metadata", "namespace"], wanted);
-    } else if given != wanted {
-        let text = "the namespace of the provided object does not match the namespace sent on the \
-                    request";
-        return Err(Status::bad_request(text));
-    }
+    let writes = quota::charge(call, old, &written)?;
+    prepared.extra.extend(writes);
     Ok(())
-}
-
-/// Settles the name; true when it was generated.
-fn fit_name(call: &Call, doc: &mut Doc<'_>) -> Result<bool, Status> {
-    let url_name = call.attributes.name.as_str();
-    if !url_name.is_empty() {
-        if doc.name().is_empty() {
-            doc.set_str(&["metadata", "name"], url_name);
-        } else if doc.name() != url_name {
-            return Err(Status::bad_request(format!(
-                "the name of the object ({}) does not match the name on the URL ({url_name})",
-                doc.name()
-            )));
-        }
-        return Ok(false);
-    }
-    let base = doc.meta("generateName");
-    if !doc.name().is_empty() || base.is_empty() {
-        return Ok(false);
-    }
-    let mut cut = base.len().min(MAX_NAME_BASE);
-    while !base.is_char_boundary(cut) {
-        cut -= 1;
-    }
-    let name = format!("{}{}", &base[..cut], clock::random_suffix());
-    doc.set_str(&["metadata", "name"], &name);
-    Ok(true)
-}
-
-fn stored_bytes(doc: &mut Doc<'_>) -> Result<Bytes, Status> {
-    let bytes = api::codec::canonical_stored(doc);
-    if bytes.len() > MAX_OBJECT_BYTES {
-        return Err(Status::too_large(format_args!(
-            "limit is {MAX_OBJECT_BYTES}"
-        )));
-    }
-    Ok(bytes.into())
 }
 
 /// Writes; none when somebody was faster and the attempt must be repeated.

@@ -16,13 +16,7 @@ pub fn item(resource: &Resource, stored: Vec<u8>) -> Vec<u8> {
     }
     match serde_json::from_slice::<Map<String, Value>>(&stored) {
         Ok(mut map) => {
-            rename(&mut map, EVENT_FIELDS);
-            // Left out when empty, in this version alone.
-            for field in ["reportingController", "reportingInstance"] {
-                if map.get(field).is_some_and(|value| value == "") {
-                    map.remove(field);
-                }
-            }
+            serve(&mut map);
             serde_json::to_vec(&map).unwrap_or(stored)
         }
         Err(_) => stored,
@@ -35,12 +29,22 @@ pub fn to_stored(resource: &Resource, body: &[u8]) -> Option<Vec<u8>> {
         return None;
     }
     let mut map = serde_json::from_slice::<Map<String, Value>>(body).ok()?;
-    let back: Vec<(&str, &str)> = EVENT_FIELDS
-        .iter()
-        .map(|(core, new)| (*new, *core))
-        .collect();
-    rename(&mut map, &back);
+    rename_back(&mut map);
     map.insert("apiVersion".into(), "v1".into());
+    serde_json::to_vec(&map).ok()
+}
+
+/// Complete JSON of one version of a resource in another; none when it is no object.
+pub fn between(from: &Resource, to: &Resource, json: &[u8]) -> Option<Vec<u8>> {
+    let mut map = serde_json::from_slice::<Map<String, Value>>(json).ok()?;
+    if is_needed(from) {
+        rename_back(&mut map);
+    }
+    if is_needed(to) {
+        serve(&mut map);
+    }
+    map.insert("apiVersion".into(), to.api_version().into());
+    map.insert("kind".into(), to.kind.into());
     serde_json::to_vec(&map).ok()
 }
 
@@ -63,6 +67,25 @@ pub fn stored_path(resource: &Resource, path: &str) -> Option<String> {
     let (first, rest) = path.split_at(path.find('.').unwrap_or(path.len()));
     let (stored, _) = EVENT_FIELDS.iter().find(|(_, new)| *new == first)?;
     Some(format!("{stored}{rest}"))
+}
+
+/// The stored fields as they are served.
+fn serve(map: &mut Map<String, Value>) {
+    rename(map, EVENT_FIELDS);
+    // Left out when empty, in this version alone.
+    for field in ["reportingController", "reportingInstance"] {
+        if map.get(field).is_some_and(|value| value == "") {
+            map.remove(field);
+        }
+    }
+}
+
+fn rename_back(map: &mut Map<String, Value>) {
+    let back: Vec<(&str, &str)> = EVENT_FIELDS
+        .iter()
+        .map(|(core, new)| (*new, *core))
+        .collect();
+    rename(map, &back);
 }
 
 fn rename(map: &mut Map<String, Value>, names: &[(&str, &str)]) {

@@ -28,6 +28,7 @@ mod admission;
 mod allocate;
 mod attempt;
 mod convert;
+mod endpoint;
 mod present;
 mod rest;
 mod selection;

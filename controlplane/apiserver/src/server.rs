@@ -25,6 +25,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
+    admission::webhook::Webhooks,
     auth::{Auth, AuthError},
     body::{self, Body, BoxError},
     bootstrap,
@@ -78,6 +79,7 @@ struct Inner {
     storage: Storage,
     auth: Auth,
     kubelets: Kubelets,
+    webhooks: Webhooks,
     in_flight: Arc<Semaphore>,
     hooks: Hooks,
 }
@@ -97,12 +99,14 @@ impl ApiServer {
         let storage = Storage::open(&options.data_dir, options.history)?;
         let auth = Auth::new(options.auth.clone(), storage.cache())?;
         let kubelets = Kubelets::new(&options.kubelet)?;
+        let webhooks = Webhooks::new(storage.cache());
         let in_flight = Arc::new(Semaphore::new(chain::limit::MAX_IN_FLIGHT));
         let inner = Inner {
             options,
             storage,
             auth,
             kubelets,
+            webhooks,
             in_flight,
             hooks: Hooks::default(),
         };
@@ -146,6 +150,10 @@ impl ApiServer {
 
     pub(crate) fn kubelets(&self) -> &Kubelets {
         &self.inner.kubelets
+    }
+
+    pub(crate) fn webhooks(&self) -> &Webhooks {
+        &self.inner.webhooks
     }
 
     /// Writes what is pending and closes the store.

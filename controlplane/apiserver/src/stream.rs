@@ -4,6 +4,7 @@
 //!
 //! Port of the locations in `pkg/registry/core/pod/strategy.go` (LogLocation, StreamLocation).
 
+mod admit;
 mod any_certificate;
 mod kubelet;
 mod links;
@@ -21,6 +22,7 @@ use hyper::{
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 
+pub use admit::admit;
 pub use kubelet::{KubeletError, Kubelets};
 
 use crate::{

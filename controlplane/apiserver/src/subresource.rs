@@ -9,9 +9,14 @@ use bumpalo::Bump;
 use http::Response;
 
 use crate::{
+    admission::{
+        matching::Operation,
+        webhook::{self, Told},
+    },
     attempt::{self, Update},
     body::{self, Body},
     call::Call,
+    chain::headers,
     present::Answer,
     rest::{self, write},
     stream,
@@ -21,11 +26,13 @@ use crate::{
 pub async fn dispatch(call: Call, name: &'static str) -> Result<Response<Body>, Status> {
     let verb = call.attributes.verb.clone();
     match (call.resource.plural, name, verb.as_str()) {
-        ("pods", "log" | "exec" | "attach" | "portforward", _) => stream::pod(call, name).await,
-        (_, "proxy", _) => stream::proxy::proxy(call).await,
+        ("pods", "log", _) => stream::pod(call, name).await,
+        ("pods", "exec" | "attach" | "portforward", _) | (_, "proxy", _) => {
+            connect(call, name).await
+        }
         ("pods", "binding", "create") => Ok(bind(&call).await?.respond(&call)),
         ("pods", "eviction", "create") => Ok(eviction::evict(&call).await?.respond(&call)),
-        ("serviceaccounts", "token", "create") => token(&call),
+        ("serviceaccounts", "token", "create") => token(&call).await,
         (_, "scale", "get" | "update" | "patch") => Ok(scale::scale(&call).await?.respond(&call)),
         (_, "status" | "approval" | "finalize" | "ephemeralcontainers" | "resize", "get") => {
             Ok(rest::get(&call).await?.respond(&call))
@@ -39,14 +46,36 @@ pub async fn dispatch(call: Call, name: &'static str) -> Result<Response<Body>, 
     }
 }
 
+/// A stream, when admission lets it through.
+async fn connect(call: Call, name: &'static str) -> Result<Response<Body>, Status> {
+    let warnings = stream::admit(&call).await?;
+    let response = match name {
+        "proxy" => stream::proxy::proxy(call).await?,
+        _ => stream::pod(call, name).await?,
+    };
+    Ok(warned(response, &warnings))
+}
+
+/// The body of a subresource (JSON) as webhooks leave it, with their warnings.
+async fn admitted(call: &Call, json: Vec<u8>) -> Result<(Vec<u8>, Vec<String>), Status> {
+    let sub = call.subresource.map_or("", |sub| sub.name);
+    let told = Told::new(call, Operation::Create, sub, &call.attributes.name);
+    webhook::admit_body(&told, json).await
+}
+
+fn warned(response: Response<Body>, warnings: &[String]) -> Response<Body> {
+    let warnings = warnings.iter();
+    warnings.fold(response, |response, warning| {
+        headers::warned(response, warning)
+    })
+}
+
 /// `pods/binding`, and `bindings` with the pod's name in the body (port of
 /// pkg/registry/core/pod/storage/storage.go, BindingREST).
 pub async fn bind(call: &Call) -> Result<Answer, Status> {
-    let binding = {
-        let schema = body_schema(call)?;
-        let (json, _) = write::decode_plain(call, schema)?;
-        serde_json::from_slice::<serde_json::Value>(&json).map_err(Status::internal)?
-    };
+    let (json, _) = write::decode_plain(call, body_schema(call)?)?;
+    let (json, warnings) = admitted(call, json).await?;
+    let binding: serde_json::Value = serde_json::from_slice(&json).map_err(Status::internal)?;
     let node = binding["target"]["name"]
         .as_str()
         .unwrap_or_default()
@@ -88,7 +117,7 @@ pub async fn bind(call: &Call) -> Result<Answer, Status> {
     Ok(Answer {
         code: 201,
         json: status.into(),
-        warnings: Vec::new(),
+        warnings,
     })
 }
 
@@ -169,14 +198,15 @@ fn put_condition<'a>(doc: &mut Doc<'a>, condition: api::Object<'a>) {
     doc.set(&["status", "conditions"], Value::List(list));
 }
 
-fn token(call: &Call) -> Result<Response<Body>, Status> {
+async fn token(call: &Call) -> Result<Response<Body>, Status> {
     let schema = body_schema(call)?;
     let (json, _) = write::decode_plain(call, schema)?;
+    let (json, warnings) = admitted(call, json).await?;
     let answer = call
         .server
         .auth()
         .review(&call.user, &call.attributes, &json)?;
-    Ok(body::json(201, answer))
+    Ok(warned(body::json(201, answer), &warnings))
 }
 
 /// The shape of a subresource's body.

@@ -181,6 +181,7 @@ impl Matching {
 
     /// Of `matchConstraints` of a policy or `matchResources` of a binding: without rules it is about
     /// everything.
+    #[cfg_attr(not(test), expect(dead_code, reason = "for admission policies"))]
     pub fn of_policy(resources: &Value<'_>) -> Result<Self, SelectorError> {
         let rules = resources.list_of("resourceRules").iter().map(Rule::read);
         let rules: Vec<Rule> = rules.collect();
@@ -548,6 +549,29 @@ mod tests {
         assert_eq!(index.candidates("deployments"), [1, 2]);
         assert_eq!(index.candidates("nodes"), [1]);
         assert!(Index::default().candidates("pods").is_empty());
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn the_index_leaves_out_nothing_that_matches(
+            rules in proptest::collection::vec((0..4usize, 0..5usize), 0..8),
+        ) {
+            let groups = ["", "apps", "*", "events.k8s.io"];
+            let resources = ["pods", "*", "*/*", "deployments/*", "events"];
+            let rules = rules.into_iter().map(|(group, resource)| {
+                matching(webhook(rule(&["*"], groups[group], "*", resources[resource])))
+            });
+            let list: Vec<Matching> = rules.collect();
+            let index = Index::new(list.iter());
+            for row in &Facts::get().resources {
+                let of_row = asked((row.group, row.version, row.plural), "");
+                let is_about = |at: &usize| list[*at].rules_match(&of_row).is_some();
+                let all: Vec<usize> = (0..list.len()).filter(is_about).collect();
+                let mut found = index.candidates(row.plural).to_vec();
+                found.retain(is_about);
+                proptest::prop_assert_eq!(found, all);
+            }
+        }
     }
 
     #[test]

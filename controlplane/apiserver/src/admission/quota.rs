@@ -10,32 +10,34 @@ use api::resources::Amounts;
 use api::{Status, Value};
 use bumpalo::Bump;
 
-use super::{Admission, Written};
+use super::Written;
 use crate::{
     attempt::{decode_stored, stored_row},
     cache::Object,
+    call::Call,
     catalog::ResourceId,
     storage::{Write, WriteChange},
 };
 
 /// Checks what is about to be stored; the writes that charge it.
-pub fn charge(admission: &Admission<'_>, written: &Written<'_>) -> Result<Vec<Write>, Status> {
-    let row = admission.row;
+pub fn charge(
+    call: &Call,
+    old: Option<&Object>,
+    written: &Written<'_>,
+) -> Result<Vec<Write>, Status> {
+    let row = stored_row(call.resource);
     if written.namespace.is_empty() || !is_counted(row.group, row.plural) {
         return Ok(Vec::new());
     }
     let id = ResourceId::named("", "resourcequotas");
-    let snapshot = admission.call.server.cache().snapshot(id);
+    let snapshot = call.server.cache().snapshot(id);
     let mut quotas = snapshot.iter(written.namespace).peekable();
     if quotas.peek().is_none() {
         return Ok(Vec::new());
     }
     let read = |bytes: &[u8]| Item::read(row.group, row.plural, bytes).map_err(Status::internal);
     let new = read(written.bytes)?;
-    let old = match admission.old {
-        Some((old, _)) => Some(read(&old.bytes)?),
-        None => None,
-    };
+    let old = old.map(|old| read(&old.bytes)).transpose()?;
     let operation = match old {
         Some(_) => Operation::Update(written.subresource),
         None => Operation::Create,
@@ -47,7 +49,7 @@ pub fn charge(admission: &Admission<'_>, written: &Written<'_>) -> Result<Vec<Wr
     for object in quotas {
         let quota = Quota::read(&object.bytes).map_err(Status::internal)?;
         let used = quota
-            .check(&new, old.as_ref(), operation, admission.call.now)
+            .check(&new, old.as_ref(), operation, call.now)
             .map_err(|why| Status::forbidden(row.group, row.plural, written.name, &why))?;
         if let Some(used) = used {
             writes.push(with_used(id, object, &used)?);

@@ -51,7 +51,7 @@ mod tests {
         let slots = Arc::new(Semaphore::new(1));
         let first = slot(&slots).unwrap();
         let refused = slot(&slots).unwrap_err();
-        assert_eq!((refused.code, refused.reason), (429, "TooManyRequests"));
+        assert_eq!((refused.code, &*refused.reason), (429, "TooManyRequests"));
         drop(first);
         assert!(slot(&slots).is_ok());
     }

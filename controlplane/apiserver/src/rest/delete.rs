@@ -8,13 +8,19 @@ use std::sync::Arc;
 use api::{Doc, FieldError, List, Resource, Status, Value};
 use bumpalo::Bump;
 use bytes::Bytes;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{
-    admission, allocate,
+    admission::{
+        self,
+        matching::Operation,
+        webhook::{Concerned, Told},
+    },
+    allocate,
     attempt::{commit_writes, decode_stored, is_finalized, stored_row},
     cache::Object,
     call::Call,
+    catalog::ResourceId,
     clock,
     present::{self, Answer},
     rest::write::unregistered,
@@ -28,21 +34,28 @@ const FOREGROUND: &str = "foregroundDeletion";
 const MAX_ATTEMPTS: usize = 32;
 
 /// `meta.k8s.io/v1.DeleteOptions`, from the body or the query.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct DeleteOptions {
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub grace_period_seconds: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub propagation_policy: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub orphan_dependents: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub preconditions: Option<Preconditions>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub dry_run: Vec<String>,
 }
 
 /// What must hold of the object for it to be deleted.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Preconditions {
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub uid: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub resource_version: Option<String>,
 }
 
@@ -106,20 +119,32 @@ pub async fn delete_one(
     name: &str,
     options: &DeleteOptions,
 ) -> Result<Answer, Status> {
-    delete_with(call, namespace, name, options, &|_| Ok(Vec::new())).await
+    delete_with(call, namespace, name, options, None).await
 }
 
-/// [`delete_one`] with further writes in the same commit, asked for at each attempt.
+/// Further writes in the commit of a deletion, asked for at each attempt.
+pub type With<'w> = &'w (dyn Fn(&Object) -> Result<Vec<Write>, Status> + Sync);
+
+/// [`delete_one`]; with further writes it is an eviction, about which webhooks have been asked already.
 pub async fn delete_with(
     call: &Call,
     namespace: &str,
     name: &str,
     options: &DeleteOptions,
-    with: &(dyn Fn(&Object) -> Result<Vec<Write>, Status> + Sync),
+    with: Option<With<'_>>,
 ) -> Result<Answer, Status> {
     let id = call.stored()?;
     let Resource { group, plural, .. } = call.resource;
     let dry_run = call.dry_run() || !options.dry_run.is_empty();
+    let told = Told {
+        dry_run,
+        deletion: Some(options),
+        ..Told::new(call, Operation::Delete, "", &call.attributes.name)
+    };
+    let concerned = match with {
+        Some(_) => Concerned::nobody(),
+        None => told.concerned(),
+    };
     for _ in 0..MAX_ATTEMPTS {
         let old = call
             .server
@@ -128,35 +153,60 @@ pub async fn delete_with(
             .ok_or_else(|| Status::not_found(group, plural, name))?;
         check_preconditions(call, &old, options)?;
         admission::admit_delete(call, &old)?;
+        let warnings = ask(&told, &concerned, &old).await?;
         let step = evaluate(call, &old, options)?;
         let (bytes, extra, last) = match step {
-            Step::Same => return Ok(Answer::ok(present::object(call.resource, &old))),
+            Step::Same => {
+                let answer = Answer::ok(present::object(call.resource, &old));
+                return Ok(Answer { warnings, ..answer });
+            }
             Step::Mark(bytes) => (Some(bytes), Vec::new(), None),
             Step::Remove(extra, last) => (None, extra, last),
         };
         let shown = bytes.clone().or(last);
         if dry_run {
-            return Ok(answer(call, &old, shown, old.revision));
+            let answer = answer(call, &old, shown, old.revision);
+            return Ok(Answer { warnings, ..answer });
         }
-        let write = Write {
-            resource: id,
-            key: old.key.clone(),
-            change: match &bytes {
-                Some(bytes) => WriteChange::Put {
-                    bytes: bytes.clone(),
-                    expires: None,
-                },
-                None => WriteChange::Remove,
-            },
-            expect: Some(old.revision),
-        };
+        let write = deletion(id, &old, bytes);
         let mut writes: Vec<Write> = std::iter::once(write).chain(extra).collect();
-        writes.extend(with(&old)?);
+        if let Some(with) = with {
+            writes.extend(with(&old)?);
+        }
         if let Some(revision) = commit_writes(call, &writes).await? {
-            return Ok(answer(call, &old, shown, revision));
+            let answer = answer(call, &old, shown, revision);
+            return Ok(Answer { warnings, ..answer });
         }
     }
     Err(Status::server_timeout(group, plural, "delete", 1))
+}
+
+/// Asks the webhooks about the deletion of an object; their warnings.
+async fn ask(told: &Told<'_>, concerned: &Concerned, old: &Object) -> Result<Vec<String>, Status> {
+    let mut warnings = Vec::new();
+    if concerned.mutates() || concerned.validates() {
+        let before = present::object(told.resource, old);
+        let told = Told {
+            old: Some(&before),
+            ..*told
+        };
+        concerned.admit(&told, None, &mut warnings).await?;
+    }
+    Ok(warnings)
+}
+
+/// The write that marks an object, or removes it.
+fn deletion(resource: ResourceId, old: &Object, marked: Option<Bytes>) -> Write {
+    let change = marked.map_or(WriteChange::Remove, |bytes| WriteChange::Put {
+        bytes,
+        expires: None,
+    });
+    Write {
+        resource,
+        key: old.key.clone(),
+        change,
+        expect: Some(old.revision),
+    }
 }
 
 /// Options from the body, or from the query where there is none.

@@ -24,14 +24,13 @@ use crate::{
     body::{self, Body},
     cache::Object,
     call::Call,
-    clock,
+    endpoint::{self, ServicePort},
 };
 
 /// Time to reach a pod.
 const CONNECT: Duration = Duration::from_secs(30);
 /// Longest page whose links are changed, bytes.
 const PAGE_LIMIT: usize = 64 << 20;
-const SERVICE_NAME: &str = "kubernetes.io/service-name";
 /// Headers of one connection (RFC 9110, 7.6.1), and the client's credentials.
 const NOT_PASSED: [HeaderName; 9] = [
     header::CONNECTION,
@@ -221,50 +220,14 @@ fn pod(call: &Call, id: Id<'_>) -> Result<Target, Status> {
 
 /// A random ready endpoint that is a pod of the service's namespace.
 fn service(call: &Call, id: Id<'_>) -> Result<Target, Status> {
-    let service = find(call, "services", id.name)?;
-    let named = match id.port.parse::<u64>() {
-        Err(_) => id.port.to_owned(),
-        Ok(number) => {
-            let ports = json(&service, "spec.ports");
-            let mut ports = ports.as_array().into_iter().flatten();
-            let Some(port) = ports.find(|port| port["port"] == number) else {
-                let text = format!("no service port {number} found for service {:?}", id.name);
-                return Err(Status::unavailable(text));
-            };
-            port["name"].as_str().unwrap_or_default().to_owned()
-        }
+    let service = ServicePort {
+        namespace: &call.attributes.namespace,
+        name: id.name,
+        port: id.port,
     };
-    let mut found = Vec::new();
-    let slices = call
-        .server
-        .cache()
-        .snapshot(ResourceId::named("discovery.k8s.io", "endpointslices"));
-    let mut of_service = slices
-        .iter(&call.attributes.namespace)
-        .filter(|slice| slice.label(SERVICE_NAME) == Some(id.name));
-    while found.is_empty()
-        && let Some(slice) = of_service.next()
-    {
-        let ports = json(slice, "ports");
-        let mut ports = ports.as_array().into_iter().flatten();
-        let port = ports.find(|port| port["name"].as_str().unwrap_or_default() == named);
-        let Some(port) = port.and_then(|port| u16::try_from(port["port"].as_u64()?).ok()) else {
-            continue;
-        };
-        let endpoints = json(slice, "endpoints");
-        let endpoints = endpoints.as_array().into_iter().flatten();
-        found.extend(endpoints.filter_map(|endpoint| {
-            let ip = endpoint["addresses"][0].as_str()?.to_owned();
-            let ready = endpoint["conditions"]["ready"] != false;
-            (ready && is_pod(call, &endpoint["targetRef"])).then_some((ip, port))
-        }));
-    }
-    let chosen = clock::random_index(found.len() as u64) as usize;
-    let Some((ip, port)) = found.get(chosen) else {
-        let text = format!("no endpoints available for service {:?}", id.name);
-        return Err(Status::unavailable(text));
-    };
-    server(Some(ip), *port, id.tls)
+    let accepts = |endpoint: &Value| is_pod(call, &endpoint["targetRef"]);
+    let (ip, port) = endpoint::random(call.server.cache(), service, accepts)?;
+    allowed(Some(ip), port, id.tls)
 }
 
 fn is_pod(call: &Call, reference: &Value) -> bool {
@@ -311,15 +274,18 @@ fn number(port: &str) -> Result<u16, Status> {
 
 /// Only addresses of the network: nothing is to be reached on the server's own machine this way.
 fn server(ip: Option<&str>, port: u16, tls: bool) -> Result<Target, Status> {
-    let ip: Option<IpAddr> = ip.and_then(|ip| ip.parse().ok());
-    let allowed = |ip: &IpAddr| {
+    allowed(ip.and_then(|ip| ip.parse().ok()), port, tls)
+}
+
+fn allowed(ip: Option<IpAddr>, port: u16, tls: bool) -> Result<Target, Status> {
+    let is_allowed = |ip: &IpAddr| {
         let link_local = match ip {
             IpAddr::V4(v4) => v4.is_link_local() || v4.is_broadcast(),
             IpAddr::V6(v6) => v6.is_unicast_link_local(),
         };
         !link_local && !ip.is_loopback() && !ip.is_unspecified() && !ip.is_multicast()
     };
-    match ip.filter(allowed) {
+    match ip.filter(is_allowed) {
         Some(ip) => Ok(Target::Server { ip, port, tls }),
         None => Err(Status::bad_request("address not allowed")),
     }

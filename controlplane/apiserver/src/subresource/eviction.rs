@@ -8,7 +8,7 @@ mod budget;
 use api::{Doc, Object as DocObject, Status, Value, selector::LabelSelector};
 use bumpalo::Bump;
 
-use super::body_schema;
+use super::{admitted, body_schema};
 use crate::{
     attempt::{self, Update, decode_stored, stored_row},
     cache::Object,
@@ -28,6 +28,7 @@ const NOT_THE_ONE: &str = "the precondition does not match the object in record.
 
 pub async fn evict(call: &Call) -> Result<Answer, Status> {
     let (json, _) = write::decode_plain(call, body_schema(call)?)?;
+    let (json, warnings) = admitted(call, json).await?;
     let eviction: serde_json::Value = serde_json::from_slice(&json).map_err(Status::internal)?;
     let (namespace, name) = (&call.attributes.namespace, &call.attributes.name);
     if eviction["metadata"]["name"].as_str().unwrap_or_default() != name {
@@ -51,13 +52,13 @@ pub async fn evict(call: &Call) -> Result<Answer, Status> {
         tell(call, &mut options).await?;
     }
     let extra = |pod: &Object| budget_writes(call, pod);
-    delete::delete_with(call, namespace, name, &options, &extra).await?;
+    delete::delete_with(call, namespace, name, &options, Some(&extra)).await?;
     let status =
         r#"{"kind":"Status","apiVersion":"v1","metadata":{},"status":"Success","code":201}"#;
     Ok(Answer {
         code: 201,
         json: status.into(),
-        warnings: Vec::new(),
+        warnings,
     })
 }
 

@@ -6,6 +6,10 @@ use bumpalo::Bump;
 
 use super::{body_schema, scratch};
 use crate::{
+    admission::{
+        matching::Operation,
+        webhook::{self, Told},
+    },
     attempt::{self, Update, decode_stored, stored_row},
     cache::Object,
     call::Call,
@@ -25,7 +29,14 @@ pub async fn scale(call: &Call) -> Result<Answer, Status> {
     if call.attributes.verb == "get" {
         return Ok(Answer::ok(scale_json(call, &object)?.into_bytes()));
     }
-    let wanted = wanted(call, &object)?;
+    let json = wanted_json(call, &object)?;
+    let before = scale_json(call, &object)?;
+    let told = Told {
+        old: Some(before.as_bytes()),
+        ..Told::new(call, Operation::Update, "scale", name)
+    };
+    let (json, mut warnings) = webhook::admit_body(&told, json).await?;
+    let wanted = wanted(call, &json)?;
     let edit = move |doc: &mut Doc<'_>| -> Result<(), Status> {
         if !wanted.version.is_empty() {
             doc.set_str(&["metadata", "resourceVersion"], &wanted.version);
@@ -40,9 +51,11 @@ pub async fn scale(call: &Call) -> Result<Answer, Status> {
     let Some(object) = Object::new(object.key.clone(), answer.json.clone().into(), 0, false) else {
         return Err(Status::internal("the scaled object has no metadata"));
     };
+    warnings.extend(answer.warnings);
     Ok(Answer {
+        code: answer.code,
         json: scale_json(call, &object)?.into_bytes(),
-        ..answer
+        warnings,
     })
 }
 
@@ -52,8 +65,8 @@ struct Wanted {
     uid: String,
 }
 
-/// What the body asks for.
-fn wanted(call: &Call, object: &Object) -> Result<Wanted, Status> {
+/// The scale the body asks for.
+fn wanted_json(call: &Call, object: &Object) -> Result<Vec<u8>, Status> {
     let arena = Bump::new();
     let schema = body_schema(call)?;
     let doc = if call.attributes.verb == "patch" {
@@ -70,6 +83,15 @@ fn wanted(call: &Call, object: &Object) -> Result<Wanted, Status> {
         };
         write::decode(call, &body, schema, &arena)?.0
     };
+    Ok(api::canonical(&doc))
+}
+
+/// What a scale comes to.
+fn wanted(call: &Call, json: &[u8]) -> Result<Wanted, Status> {
+    let arena = Bump::new();
+    let bytes = arena.alloc_slice_copy(json);
+    let doc = api::codec::decode_stored(bytes, body_schema(call)?, &arena);
+    let doc = doc.map_err(Status::internal)?;
     let replicas = doc.int_at(&["spec", "replicas"]).unwrap_or(0);
     if replicas < 0 {
         let text = "must be greater than or equal to 0";

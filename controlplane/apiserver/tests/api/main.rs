@@ -9,4 +9,5 @@ mod start;
 
 mod verbs;
 mod watches;
+mod webhooks;
 mod writes;
