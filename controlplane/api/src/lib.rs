@@ -24,6 +24,7 @@ pub mod validate;
 pub mod warn;
 
 pub mod cron;
+pub mod expression;
 pub mod header;
 pub mod limit_range;
 pub mod quantity;
