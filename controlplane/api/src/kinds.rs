@@ -22,6 +22,8 @@ pub(crate) mod service;
 pub(crate) mod webhook;
 pub(crate) mod workload;
 
+pub use webhook::CONDITIONS as WEBHOOK_CONDITIONS;
+
 /// The rules of the kind for a new object.
 pub(crate) fn validate_create(resource: &Resource, doc: &Doc<'_>, errors: &mut Errors) {
     match (resource.group, resource.kind) {

@@ -29,6 +29,8 @@ pub struct Status {
     pub message: String,
     /// What it is about, and why.
     pub details: Option<Box<Details>>,
+    /// Warnings that go with it. They are no part of the object: headers of the answer.
+    pub warnings: Vec<String>,
 }
 
 /// The details of a [`Status`].
@@ -295,6 +297,7 @@ impl Status {
             reason: reason.into(),
             message: message.into(),
             details: None,
+            warnings: Vec::new(),
         }
     }
 
@@ -310,6 +313,12 @@ impl Status {
 
     fn retry(mut self, seconds: u32) -> Status {
         self.details.get_or_insert_default().retry_after_seconds = seconds;
+        self
+    }
+
+    /// Adds warnings.
+    pub fn with_warnings(mut self, warnings: Vec<String>) -> Status {
+        self.warnings.extend(warnings);
         self
     }
 

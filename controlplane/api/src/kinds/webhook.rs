@@ -1,12 +1,12 @@
 //! ValidatingWebhookConfigurations and MutatingWebhookConfigurations: validation.
 //!
 //! Port of `pkg/apis/admissionregistration/validation/validation.go` and
-//! `k8s.io/apiserver/pkg/util/webhook/validation.go`. Whether match conditions are expressions that make
-//! sense is for the server to say, which can compile them.
+//! `k8s.io/apiserver/pkg/util/webhook/validation.go`.
 
 use std::collections::HashSet;
 
 use crate::doc::{Doc, Value};
+use crate::expression::{Environment, Expression, Kind};
 use crate::validate::meta::{Selectors, label_selector};
 use crate::validate::names::{dns_1035_label, dns_subdomain, label_key, port_number};
 use crate::validate::path::{Errors, Path};
@@ -18,6 +18,18 @@ pub(crate) const KINDS: [&str; 2] = [
     "ValidatingWebhookConfiguration",
     "MutatingWebhookConfiguration",
 ];
+/// What match conditions may refer to.
+pub const CONDITIONS: Environment<'static> = Environment {
+    roots: &[
+        "object",
+        "oldObject",
+        "request",
+        "namespaceObject",
+        "authorizer",
+    ],
+    variables: &[],
+    structs: false,
+};
 const OPERATIONS: [&str; 5] = ["*", "CONNECT", "CREATE", "DELETE", "UPDATE"];
 const SIDE_EFFECTS: [&str; 4] = ["None", "NoneOnDryRun", "Some", "Unknown"];
 /// Those a webhook may have by now.
@@ -360,7 +372,6 @@ fn url_path(text: &str, path: &Path<'_>, errors: &mut Errors) {
     }
 }
 
-/// Names and presence of match conditions.
 fn match_conditions(conditions: &[Value<'_>], path: &Path<'_>, errors: &mut Errors) {
     if conditions.len() > MAX_CONDITIONS {
         errors.too_many(path, conditions.len(), MAX_CONDITIONS);
@@ -369,14 +380,21 @@ fn match_conditions(conditions: &[Value<'_>], path: &Path<'_>, errors: &mut Erro
     for (i, condition) in conditions.iter().enumerate() {
         let at = path.index(i);
         let expression = condition.str_of("expression").unwrap_or_default();
-        if expression.trim().is_empty() {
-            errors.required(&at.child("expression"), "");
-        }
+        expression_of(expression.trim(), &at.child("expression"), errors);
         let name = condition.str_of("name").unwrap_or_default();
         errors.named(&at.child("name"), Some(name), label_key);
         if !name.is_empty() && !names.insert(name) {
             errors.duplicate(&at.child("name"), name);
         }
+    }
+}
+
+fn expression_of(expression: &str, path: &Path<'_>, errors: &mut Errors) {
+    if expression.is_empty() {
+        return errors.required(path, "");
+    }
+    if let Err(why) = Expression::compile_to(expression, &CONDITIONS, &[Kind::Bool]) {
+        errors.invalid(path, expression, why);
     }
 }
 
@@ -409,6 +427,22 @@ mod tests {
     }
 
     #[test]
+    fn match_conditions_are_compiled() {
+        let with = |expression: &str| {
+            let conditions = json!([{"name": "a", "expression": expression}]);
+            problems(|hook| hook["matchConditions"] = conditions).join("\n")
+        };
+        assert_eq!(with("object.metadata.name != 'skip-me'"), "");
+        for (bad, want) in [
+            ("... [] bad expression", "compilation failed"),
+            ("'text'", "must evaluate to bool"),
+            ("params.x", "undeclared reference"),
+        ] {
+            assert!(with(bad).contains(want), "{}", with(bad));
+        }
+    }
+
+    #[test]
     fn a_whole_webhook_is_fine() {
         assert!(problems(|_| {}).is_empty());
         let service =
@@ -418,8 +452,9 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_said_in_upstreams_words() {
-        let one = |change: fn(&mut serde_json::Value)| problems(change).join("\n");
-        let table: [(fn(&mut serde_json::Value), &str); 9] = [
+        type Change = fn(&mut serde_json::Value);
+        let one = |change: Change| problems(change).join("\n");
+        let table: [(Change, &str); 9] = [
             (
                 |hook| hook["name"] = "a.b".into(),
                 "webhooks[0].name: Invalid value: \"a.b\": should be a domain with at least three \

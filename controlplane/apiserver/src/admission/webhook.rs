@@ -7,6 +7,7 @@
 //! Port of `k8s.io/apiserver/pkg/admission/plugin/webhook/generic/webhook.go`.
 
 mod client;
+mod conditions;
 mod connect;
 mod dispatch;
 mod review;
@@ -29,6 +30,7 @@ use crate::{
     rest::delete::DeleteOptions,
 };
 use client::Client;
+use conditions::Conditions;
 use review::{Kind, Named, ReviewVersion};
 
 const GROUP: &str = "admissionregistration.k8s.io";
@@ -56,6 +58,7 @@ struct Hooks {
 struct Hook {
     name: String,
     matching: Matching,
+    conditions: Conditions,
     /// `failurePolicy: Ignore`.
     fails_open: bool,
     has_side_effects: bool,
@@ -175,6 +178,7 @@ impl Hook {
         Self {
             name: hook.str_of("name").unwrap_or_default().to_owned(),
             matching,
+            conditions: Conditions::read(hook),
             fails_open: hook.str_of("failurePolicy") == Some("Ignore"),
             has_side_effects: !matches!(side_effects, "None" | "NoneOnDryRun"),
             is_asked_again: hook.str_of("reinvocationPolicy") == Some("IfNeeded"),
@@ -188,6 +192,20 @@ impl Hook {
 
     /// The resource in the version it is to be asked about, when it is to be.
     fn is_asked(
+        &self,
+        told: &Told<'_>,
+        object: Option<&[u8]>,
+    ) -> Result<Option<&'static Resource>, Status> {
+        let Some(resource) = self.matches(told, object)? else {
+            return Ok(None);
+        };
+        let holds = self
+            .conditions
+            .hold(told, resource, object, self.fails_open)?;
+        Ok(holds.then_some(resource))
+    }
+
+    fn matches(
         &self,
         told: &Told<'_>,
         object: Option<&[u8]>,
@@ -323,13 +341,15 @@ impl Concerned {
         };
         let mut rounds = dispatch::Rounds::default();
         let mut object = Some(object);
-        rounds.ask(told, hooks, &mut object, warnings).await?;
+        let first = rounds.ask(told, hooks, &mut object, warnings).await;
+        first.map_err(|status| with(status, warnings))?;
         if rounds.is_changed() {
             let before = object.as_deref().unwrap_or_default();
             let after = again(before)?;
             rounds.begin_second(after != before);
             object = Some(after);
-            rounds.ask(told, hooks, &mut object, warnings).await?;
+            let second = rounds.ask(told, hooks, &mut object, warnings).await;
+            second.map_err(|status| with(status, warnings))?;
         }
         Ok(object.unwrap_or_default())
     }
@@ -341,10 +361,11 @@ impl Concerned {
         object: Option<&[u8]>,
         warnings: &mut Vec<String>,
     ) -> Result<(), Status> {
-        match &self.validating {
-            Some(hooks) => dispatch::validate(told, hooks, object, warnings).await,
-            None => Ok(()),
-        }
+        let Some(hooks) = &self.validating else {
+            return Ok(());
+        };
+        let outcome = dispatch::validate(told, hooks, object, warnings).await;
+        outcome.map_err(|status| with(status, warnings))
     }
 
     /// All webhooks about something that is not stored as it comes: a subresource's own body, or (without
@@ -363,7 +384,8 @@ impl Concerned {
             (None, Some(hooks)) => {
                 let mut nothing = None;
                 let mut rounds = dispatch::Rounds::default();
-                rounds.ask(told, hooks, &mut nothing, warnings).await?;
+                let outcome = rounds.ask(told, hooks, &mut nothing, warnings).await;
+                outcome.map_err(|status| with(status, warnings))?;
                 None
             }
             (None, None) => None,
@@ -371,6 +393,11 @@ impl Concerned {
         self.validate(told, object.as_deref(), warnings).await?;
         Ok(object)
     }
+}
+
+/// A refusal with the warnings that came before it.
+fn with(status: Status, warnings: &mut Vec<String>) -> Status {
+    status.with_warnings(std::mem::take(warnings))
 }
 
 /// The body of a subresource as its webhooks leave it: at once, when there are none.

@@ -44,7 +44,8 @@ pub fn failure(status: &Status, accept: Option<&HeaderValue>) -> Response<Body> 
     let media_type = HeaderValue::from_static(Output::of_error(accept).media_type());
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, media_type);
-    response
+    let warnings = status.warnings.iter();
+    warnings.fold(response, |response, warning| warned(response, warning))
 }
 
 /// A refusal by impersonation or authorization; its text is not to be taken for HTML.

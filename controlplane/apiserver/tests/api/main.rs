@@ -1,6 +1,7 @@
 //! The API server from outside: requests over its tower service, as kubectl and kube-rs make them.
 
 mod harness;
+mod webhook_server;
 
 mod answers;
 mod limits;

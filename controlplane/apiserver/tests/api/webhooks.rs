@@ -1,137 +1,18 @@
 //! Admission webhooks behind real HTTPS: they change, refuse, fail, hang; and what they are told.
 #![allow(clippy::unwrap_used, reason = "a test fails where it stands")]
 
-use std::sync::{Arc, Mutex};
-
 use base64::{Engine, engine::general_purpose::STANDARD};
-use bytes::Bytes;
-use http::{Method, Request, Response};
-use http_body_util::{BodyExt, Full};
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
-use rustls::{
-    ServerConfig,
-    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
-};
+use http::Method;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
-use tokio_rustls::TlsAcceptor;
 
-use crate::harness::{Harness, config_map};
+use crate::{
+    harness::{Harness, config_map},
+    webhook_server::Server,
+};
 
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 const CONFIGURATIONS: &str = "/apis/admissionregistration.k8s.io/v1";
-
-/// A webhook server: what it was asked, by path.
-struct Server {
-    address: std::net::SocketAddr,
-    ca: String,
-    seen: Arc<Mutex<Vec<(String, Value)>>>,
-    task: tokio::task::JoinHandle<()>,
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-impl Server {
-    /// `answer` gives the response to a request at a path; null: there is none, ever.
-    async fn start(answer: impl Fn(&str, &Value) -> Value + Send + Sync + 'static) -> Self {
-        let mut params = CertificateParams::default();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let ca = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
-        let key = KeyPair::generate().unwrap();
-        let params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
-        let leaf = params.signed_by(&key, &ca).unwrap();
-        let chain = vec![CertificateDer::from_pem_slice(leaf.pem().as_bytes()).unwrap()];
-        let key = PrivateKeyDer::from_pem_slice(key.serialize_pem().as_bytes()).unwrap();
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let tls = ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(chain, key)
-            .unwrap();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let seen = Arc::new(Mutex::new(Vec::new()));
-        let (acceptor, log, answer) = (
-            TlsAcceptor::from(Arc::new(tls)),
-            seen.clone(),
-            Arc::new(answer),
-        );
-        let task = tokio::spawn(async move {
-            loop {
-                let (socket, _) = listener.accept().await.unwrap();
-                let (acceptor, log, answer) = (acceptor.clone(), log.clone(), answer.clone());
-                tokio::spawn(async move {
-                    let Ok(tls) = acceptor.accept(socket).await else {
-                        return;
-                    };
-                    let service = service_fn(move |request: Request<hyper::body::Incoming>| {
-                        reply(request, log.clone(), answer.clone())
-                    });
-                    let serving = hyper::server::conn::http1::Builder::new();
-                    let _ = serving.serve_connection(TokioIo::new(tls), service).await;
-                });
-            }
-        });
-        Self {
-            address,
-            ca: ca.pem(),
-            seen,
-            task,
-        }
-    }
-
-    /// A configuration of one webhook at a path, for rules `(operations, group, version, resource)`.
-    fn hook(&self, path: &str, rule: (&[&str], &str, &str, &str)) -> Value {
-        let (operations, group, version, resource) = rule;
-        json!({
-            "name": format!("{}.example.com", path.trim_matches('/')),
-            "clientConfig": {
-                "url": format!("https://{}{path}", self.address),
-                "caBundle": STANDARD.encode(&self.ca),
-            },
-            "rules": [{"operations": operations, "apiGroups": [group], "apiVersions": [version],
-                       "resources": [resource]}],
-            "sideEffects": "None",
-            "admissionReviewVersions": ["v1"],
-        })
-    }
-
-    fn asked(&self, path: &str) -> Vec<Value> {
-        let seen = self.seen.lock().unwrap();
-        let of_path = seen.iter().filter(|(at, _)| at == path);
-        of_path.map(|(_, request)| request.clone()).collect()
-    }
-}
-
-async fn reply<A>(
-    request: Request<hyper::body::Incoming>,
-    seen: Arc<Mutex<Vec<(String, Value)>>>,
-    answer: Arc<A>,
-) -> Result<Response<Full<Bytes>>, hyper::Error>
-where
-    A: Fn(&str, &Value) -> Value,
-{
-    let path = request.uri().path().to_owned();
-    let body = request.into_body().collect().await?.to_bytes();
-    let review: Value = serde_json::from_slice(&body).unwrap();
-    let request = review["request"].clone();
-    seen.lock().unwrap().push((path.clone(), request.clone()));
-    let mut response = answer(&path, &request);
-    if response.is_null() {
-        std::future::pending::<()>().await;
-    }
-    response["uid"] = request["uid"].clone();
-    let review = json!({"kind": "AdmissionReview", "apiVersion": review["apiVersion"],
-                        "response": response});
-    Ok(Response::new(Full::new(Bytes::from(review.to_string()))))
-}
 
 fn allowed() -> Value {
     json!({"allowed": true})
@@ -207,7 +88,11 @@ async fn a_mutating_webhook_changes_what_the_validating_one_sees() {
 #[tokio::test]
 async fn a_validating_webhook_refuses_creations_and_updates() {
     let server = Server::start(|_, request| match &request["object"]["data"]["key"] {
-        key if key == "bad" => denied("bad"),
+        key if key == "bad" => {
+            let mut denied = denied("bad");
+            denied["warnings"] = json!(["beware"]);
+            denied
+        }
         _ => allowed(),
     })
     .await;
@@ -223,6 +108,7 @@ async fn a_validating_webhook_refuses_creations_and_updates() {
     let reply = harness.post(MAPS, &bad).await;
     let text = "admission webhook \"deny.example.com\" denied the request: bad";
     assert_eq!((reply.code.as_u16(), &*reply.message()), (403, text));
+    assert_eq!(reply.headers["warning"], "299 - \"beware\"");
     harness.create(MAPS, &config_map("a", "good")).await;
     let uri = format!("{MAPS}/a");
     assert_eq!(harness.put(&uri, &bad).await.message(), text);
@@ -481,7 +367,7 @@ async fn the_configurations_themselves_are_nobodys_business() {
     let server = Server::start(|_, _| denied("nothing at all")).await;
     let harness = Harness::new().await;
     let all = server.hook("/all", (&["*"], "*", "*", "*/*"));
-    register(&harness, "validating", "v", &[all.clone()]).await;
+    register(&harness, "validating", "v", std::slice::from_ref(&all)).await;
     register(&harness, "mutating", "m", &[all]).await;
     assert_eq!(harness.post(MAPS, &config_map("a", "v")).await.code, 403);
     for kind in ["validating", "mutating"] {
@@ -542,6 +428,49 @@ async fn selectors_decide_who_is_asked() {
     harness.create(elsewhere, &config_map("a", "mine")).await;
     harness.create(MAPS, &config_map("a", "other")).await;
     assert_eq!(harness.post(MAPS, &config_map("b", "mine")).await.code, 403);
+}
+
+#[tokio::test]
+async fn conditions_decide_who_is_asked() {
+    let server = Server::start(|path, _| {
+        patched(json!([{"op": "add", "path": format!("/data{path}"), "value": "x"}]))
+    })
+    .await;
+    let harness = Harness::new().await;
+    let with = |path: &str, expression: &str| {
+        let mut hook = server.hook(path, ALL_MAPS);
+        hook["matchConditions"] = json!([{"name": "c", "expression": expression}]);
+        hook
+    };
+    let hooks = [
+        with("/name", "object.metadata.name != 'skip-me'"),
+        with(
+            "/user",
+            "request.userInfo.username == 'admin' && oldObject == null",
+        ),
+        with(
+            "/allowed",
+            "authorizer.group('').resource('pods').check('list').allowed()",
+        ),
+    ];
+    register(&harness, "mutating", "m", &hooks).await;
+    let created = harness.create(MAPS, &config_map("skip-me", "v")).await;
+    assert_eq!(
+        created["data"],
+        json!({"key": "v", "user": "x", "allowed": "x"})
+    );
+    let created = harness.create(MAPS, &config_map("a", "v")).await;
+    assert_eq!(created["data"]["name"], "x");
+    // What cannot be evaluated is decided by the failure policy.
+    let broken = with("/broken", "object.data.none == 'x'");
+    register(&harness, "mutating", "n", &[broken]).await;
+    let reply = harness.post(MAPS, &config_map("b", "v")).await;
+    assert_eq!(reply.code, 403, "{}", reply.text);
+    let uri = format!("{CONFIGURATIONS}/mutatingwebhookconfigurations/n");
+    let patch = json!([{"op": "replace", "path": "/webhooks/0/failurePolicy", "value": "Ignore"}]);
+    assert_eq!(harness.patch(&uri, "json-patch", &patch).await.code, 200);
+    let created = harness.create(MAPS, &config_map("b", "v")).await;
+    assert_eq!(created["data"].get("broken"), None);
 }
 
 #[tokio::test]

@@ -209,8 +209,7 @@ impl Asked<'_> {
         let question = Question {
             version,
             uid: &uid,
-            kind: told.kind(self.resource),
-            resource: told.named(self.resource),
+            resource: self.resource,
             object: object.as_deref(),
             old: old.as_deref(),
         };

@@ -3,7 +3,7 @@
 //! Pure. Port of `k8s.io/apiserver/pkg/admission/plugin/webhook/request/admissionreview.go` and
 //! `errors/statuserror.go`.
 
-use api::{Status, status::quote};
+use api::{Resource, Status, status::quote};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json, value::RawValue};
@@ -42,8 +42,7 @@ pub struct Question<'q> {
     pub version: ReviewVersion,
     pub uid: &'q str,
     /// In the version the webhook's rule names.
-    pub kind: Kind<'q>,
-    pub resource: Named<'q>,
+    pub resource: &'q Resource,
     /// In that version too.
     pub object: Option<&'q [u8]>,
     pub old: Option<&'q [u8]>,
@@ -128,20 +127,9 @@ impl Question<'_> {
     pub fn json(&self, told: &Told<'_>) -> Result<Vec<u8>, Status> {
         let request = Request {
             uid: self.uid,
-            kind: self.kind,
-            resource: self.resource,
-            sub_resource: told.subresource,
-            request_kind: told.kind(told.resource),
-            request_resource: told.named(told.resource),
-            request_sub_resource: told.subresource,
-            name: told.name,
-            namespace: told.namespace,
-            operation: told.operation.as_str(),
-            user_info: user(&told.call.user),
             object: raw(self.object)?,
             old_object: raw(self.old)?,
-            dry_run: told.dry_run,
-            options: options(told),
+            ..Request::new(told, self.resource)
         };
         #[derive(Serialize)]
         #[serde(rename_all = "camelCase")]
@@ -157,6 +145,41 @@ impl Question<'_> {
         };
         serde_json::to_vec(&sent).map_err(Status::internal)
     }
+}
+
+// === impl Request ===
+
+impl<'r> Request<'r> {
+    /// Without a uid and without objects.
+    fn new(told: &Told<'r>, resource: &'r Resource) -> Self {
+        Self {
+            uid: "",
+            kind: told.kind(resource),
+            resource: told.named(resource),
+            sub_resource: told.subresource,
+            request_kind: told.kind(told.resource),
+            request_resource: told.named(told.resource),
+            request_sub_resource: told.subresource,
+            name: told.name,
+            namespace: told.namespace,
+            operation: told.operation.as_str(),
+            user_info: user(&told.call.user),
+            object: None,
+            old_object: None,
+            dry_run: told.dry_run,
+            options: options(told),
+        }
+    }
+}
+
+/// The request without its objects, as conditions see it.
+pub fn request(told: &Told<'_>, resource: &Resource) -> Result<Value, Status> {
+    let request = Request::new(told, resource);
+    let mut json = serde_json::to_value(request).map_err(Status::internal)?;
+    if let Some(fields) = json.as_object_mut() {
+        fields.retain(|name, _| !matches!(name.as_str(), "uid" | "object" | "oldObject"));
+    }
+    Ok(json)
 }
 
 fn raw(json: Option<&[u8]>) -> Result<Option<&RawValue>, Status> {
