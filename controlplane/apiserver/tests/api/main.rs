@@ -10,5 +10,6 @@ mod start;
 
 mod verbs;
 mod watches;
+mod webhook_subresources;
 mod webhooks;
 mod writes;

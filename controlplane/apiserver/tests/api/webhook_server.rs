@@ -18,6 +18,10 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
+use crate::harness::Harness;
+
+pub const CONFIGURATIONS: &str = "/apis/admissionregistration.k8s.io/v1";
+
 /// A webhook server: what it was asked, by path.
 pub struct Server {
     pub address: std::net::SocketAddr,
@@ -39,7 +43,8 @@ impl Server {
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let ca = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
         let key = KeyPair::generate().unwrap();
-        let params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+        let names = ["127.0.0.1", "hook.default.svc"].map(str::to_owned);
+        let params = CertificateParams::new(names).unwrap();
         let leaf = params.signed_by(&key, &ca).unwrap();
         let chain = vec![CertificateDer::from_pem_slice(leaf.pem().as_bytes()).unwrap()];
         let key = PrivateKeyDer::from_pem_slice(key.serialize_pem().as_bytes()).unwrap();
@@ -126,4 +131,23 @@ where
     let review = json!({"kind": "AdmissionReview", "apiVersion": review["apiVersion"],
                         "response": response});
     Ok(Response::new(Full::new(Bytes::from(review.to_string()))))
+}
+
+pub fn allowed() -> Value {
+    json!({"allowed": true})
+}
+
+pub fn denied(text: &str) -> Value {
+    json!({"allowed": false, "status": {"message": text, "code": 403, "reason": "Forbidden"}})
+}
+
+pub fn patched(patch: Value) -> Value {
+    json!({"allowed": true, "patchType": "JSONPatch", "patch": STANDARD.encode(patch.to_string())})
+}
+
+/// Registers webhooks; `kind` is `validating` or `mutating`.
+pub async fn register(harness: &Harness, kind: &str, name: &str, hooks: &[Value]) {
+    let uri = format!("{CONFIGURATIONS}/{kind}webhookconfigurations");
+    let body = json!({"metadata": {"name": name}, "webhooks": hooks});
+    harness.create(&uri, &body).await;
 }

@@ -1,37 +1,20 @@
 //! Admission webhooks behind real HTTPS: they change, refuse, fail, hang; and what they are told.
 #![allow(clippy::unwrap_used, reason = "a test fails where it stands")]
 
-use base64::{Engine, engine::general_purpose::STANDARD};
+use apiserver::{
+    ResourceId,
+    storage::{Write, WriteChange},
+};
 use http::Method;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
 use crate::{
     harness::{Harness, config_map},
-    webhook_server::Server,
+    webhook_server::{CONFIGURATIONS, Server, allowed, denied, patched, register},
 };
 
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
-const CONFIGURATIONS: &str = "/apis/admissionregistration.k8s.io/v1";
-
-fn allowed() -> Value {
-    json!({"allowed": true})
-}
-
-fn denied(text: &str) -> Value {
-    json!({"allowed": false, "status": {"message": text, "code": 403, "reason": "Forbidden"}})
-}
-
-fn patched(patch: Value) -> Value {
-    json!({"allowed": true, "patchType": "JSONPatch", "patch": STANDARD.encode(patch.to_string())})
-}
-
-/// Registers webhooks; `kind` is `validating` or `mutating`.
-async fn register(harness: &Harness, kind: &str, name: &str, hooks: &[Value]) {
-    let uri = format!("{CONFIGURATIONS}/{kind}webhookconfigurations");
-    let body = json!({"metadata": {"name": name}, "webhooks": hooks});
-    harness.create(&uri, &body).await;
-}
 
 const ALL_MAPS: (&[&str], &str, &str, &str) = (&["*"], "", "v1", "configmaps");
 
@@ -223,30 +206,6 @@ async fn deletions_are_refused_one_by_one() {
 }
 
 #[tokio::test]
-async fn streams_are_refused_with_their_options() {
-    let server = Server::start(|_, _| denied("no streams")).await;
-    let harness = Harness::new().await;
-    let hook = server.hook("/attach", (&["CONNECT"], "", "v1", "pods/attach"));
-    register(&harness, "validating", "v", &[hook]).await;
-    let uri = "/api/v1/namespaces/default/pods/p/attach?container=c&stdin=true&stdout=1";
-    let reply = harness.post(uri, &json!({})).await;
-    let text = "admission webhook \"attach.example.com\" denied the request: no streams";
-    assert_eq!(reply.message(), text);
-    let request = &server.asked("/attach")[0];
-    let kind = json!({"group": "", "version": "v1", "kind": "PodAttachOptions"});
-    assert_eq!(
-        (&request["kind"], &request["subResource"]),
-        (&kind, &json!("attach"))
-    );
-    let options = json!({"kind": "PodAttachOptions", "apiVersion": "v1", "stdin": true,
-                         "stdout": true, "container": "c"});
-    assert_eq!(
-        (&request["object"], &request["options"]),
-        (&options, &Value::Null)
-    );
-}
-
-#[tokio::test]
 async fn a_dry_run_says_so() {
     let server = Server::start(|_, _| allowed()).await;
     let harness = Harness::new().await;
@@ -324,42 +283,6 @@ async fn another_version_of_a_resource_is_asked_about_as_the_rule_names_it() {
         (&object["message"], &object["apiVersion"]),
         (&json!("n"), &json!("v1"))
     );
-}
-
-#[tokio::test]
-async fn a_scale_is_what_it_is_told_of() {
-    let server = Server::start(
-        |_, request| match request["object"]["spec"]["replicas"].as_i64() {
-            Some(5) => denied("too many"),
-            _ => allowed(),
-        },
-    )
-    .await;
-    let harness = Harness::new().await;
-    let hook = server.hook("/scale", (&["UPDATE"], "*", "*", "*/scale"));
-    register(&harness, "validating", "v", &[hook]).await;
-    let uri = "/apis/apps/v1/namespaces/default/deployments";
-    let labels = json!({"a": "b"});
-    let template = json!({"metadata": {"labels": labels},
-                          "spec": {"containers": [{"name": "c", "image": "i"}]}});
-    let deployment = json!({"metadata": {"name": "d"},
-        "spec": {"selector": {"matchLabels": labels}, "template": template}});
-    harness.create(uri, &deployment).await;
-    let scale = |replicas: i64| json!({"spec": {"replicas": replicas}});
-    let uri = format!("{uri}/d/scale");
-    let reply = harness.patch(&uri, "merge-patch", &scale(5)).await;
-    assert_eq!(reply.code, 403, "{}", reply.text);
-    assert_eq!(
-        harness.patch(&uri, "merge-patch", &scale(4)).await.code,
-        200
-    );
-    let request = &server.asked("/scale")[0];
-    assert_eq!(
-        (&request["kind"]["kind"], &request["subResource"]),
-        (&json!("Scale"), &json!("scale"))
-    );
-    assert_eq!(request["resource"]["resource"], "deployments");
-    assert_eq!(request["oldObject"]["spec"]["replicas"], 1);
 }
 
 #[tokio::test]
@@ -488,4 +411,75 @@ async fn a_configuration_is_checked() {
             .message()
             .contains("webhooks[0].sideEffects: Unsupported value: \"Some\"")
     );
+}
+
+/// Stores what the API would refuse.
+async fn store(harness: &Harness, resource: (&str, &str), key: &str, object: &Value) {
+    let write = Write {
+        resource: ResourceId::named(resource.0, resource.1),
+        key: key.into(),
+        change: WriteChange::Put {
+            bytes: object.to_string().into(),
+            expires: None,
+        },
+        expect: None,
+    };
+    harness.server.storage().commit(&[write]).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_service_is_asked_at_a_ready_endpoint_under_its_own_name() {
+    let server = Server::start(|_, _| denied("served")).await;
+    let harness = Harness::new().await;
+    let service = json!({"metadata": {"name": "hook"}, "spec": {"ports": [{"port": 8443}]}});
+    harness
+        .create("/api/v1/namespaces/default/services", &service)
+        .await;
+    let mut hook = server.hook("/path", ALL_MAPS);
+    hook["clientConfig"]["service"] =
+        json!({"namespace": "default", "name": "hook", "port": 8443, "path": "/path"});
+    hook["clientConfig"].as_object_mut().unwrap().remove("url");
+    register(&harness, "validating", "v", &[hook]).await;
+    let reply = harness.post(MAPS, &config_map("a", "v")).await;
+    let text = "Post \"https://hook.default.svc:8443/path?timeout=10s\": no endpoints available for \
+                service \"hook\"";
+    assert!(reply.message().ends_with(text), "{}", reply.message());
+    let slice = json!({
+        "metadata": {"name": "hook-1", "namespace": "default",
+                     "labels": {"kubernetes.io/service-name": "hook"}},
+        "addressType": "IPv4",
+        "ports": [{"name": "", "port": server.address.port()}],
+        "endpoints": [
+            {"addresses": ["127.0.0.2"], "conditions": {"ready": false}},
+            {"addresses": ["127.0.0.1"], "conditions": {"ready": true}},
+        ],
+    });
+    let slices = ("discovery.k8s.io", "endpointslices");
+    store(&harness, slices, "default/hook-1", &slice).await;
+    let reply = harness.post(MAPS, &config_map("a", "v")).await;
+    let text = "admission webhook \"path.example.com\" denied the request: served";
+    assert_eq!(reply.message(), text);
+}
+
+#[tokio::test]
+async fn a_webhook_with_side_effects_is_not_for_dry_runs() {
+    let server = Server::start(|_, _| allowed()).await;
+    let harness = Harness::new().await;
+    let mut hook = server.hook("/effects", ALL_MAPS);
+    hook["sideEffects"] = "Some".into();
+    hook["failurePolicy"] = "Ignore".into();
+    hook["namespaceSelector"] = json!({});
+    hook["objectSelector"] = json!({});
+    let configuration = json!({"metadata": {"name": "v"}, "webhooks": [hook]});
+    let kind = (
+        "admissionregistration.k8s.io",
+        "validatingwebhookconfigurations",
+    );
+    store(&harness, kind, "/v", &configuration).await;
+    let uri = format!("{MAPS}?dryRun=All");
+    let reply = harness.post(&uri, &config_map("a", "v")).await;
+    let text = "admission webhook \"effects.example.com\" does not support dry run";
+    assert_eq!((reply.code.as_u16(), &*reply.message()), (400, text));
+    harness.create(MAPS, &config_map("a", "v")).await;
+    assert_eq!(server.asked("/effects").len(), 1);
 }
