@@ -12,6 +12,7 @@ use crate::codec::write_value;
 use crate::doc::Value;
 
 mod quote;
+mod wire;
 
 pub use quote::{is_printable, quote};
 
@@ -545,21 +546,6 @@ impl Status {
         )
         .with_cause(cause)
     }
-
-    /// The Status object as JSON.
-    pub fn to_json(&self) -> Vec<u8> {
-        let wire = Wire {
-            kind: "Status",
-            api_version: "v1",
-            metadata: Empty {},
-            status: "Failure",
-            message: &self.message,
-            reason: &self.reason,
-            details: self.details.as_deref(),
-            code: self.code,
-        };
-        serde_json::to_vec(&wire).expect("strings and numbers are serializable")
-    }
 }
 
 impl fmt::Display for Status {
@@ -584,23 +570,4 @@ fn aggregate(errors: &[FieldError]) -> String {
         1 => texts.remove(0),
         _ => format!("[{}]", texts.join(", ")),
     }
-}
-
-#[derive(Serialize)]
-struct Empty {}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Wire<'a> {
-    kind: &'static str,
-    api_version: &'static str,
-    metadata: Empty,
-    status: &'static str,
-    #[serde(skip_serializing_if = "str::is_empty")]
-    message: &'a str,
-    #[serde(skip_serializing_if = "str::is_empty")]
-    reason: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    details: Option<&'a Details>,
-    code: u16,
 }
