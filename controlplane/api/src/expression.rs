@@ -10,6 +10,7 @@
 
 pub mod authorizer;
 mod library;
+pub mod policy;
 mod rewrite;
 #[cfg(test)]
 mod tests;

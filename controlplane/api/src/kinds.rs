@@ -5,6 +5,7 @@ use crate::facts::Resource;
 use crate::strategy::Part;
 use crate::validate::path::Errors;
 
+pub(crate) mod admission_policy;
 pub(crate) mod batch;
 pub(crate) mod certificate;
 pub(crate) mod class;
@@ -49,6 +50,9 @@ pub(crate) fn validate_create(resource: &Resource, doc: &Doc<'_>, errors: &mut E
         (webhook::GROUP, kind) if webhook::KINDS.contains(&kind) => {
             webhook::configuration(doc, None, errors);
         }
+        (webhook::GROUP, kind) if admission_policy::POLICIES.contains(&kind) => {
+            admission_policy::policy(doc, None, errors);
+        }
         _ => validate_always(resource, doc, errors),
     }
 }
@@ -65,6 +69,9 @@ fn validate_always(resource: &Resource, doc: &Doc<'_>, errors: &mut Errors) {
         ("node.k8s.io", "RuntimeClass") => class::runtime(doc, errors),
         ("policy", "PodDisruptionBudget") => policy::budget(doc, errors),
         ("scheduling.k8s.io", "PriorityClass") => class::priority(doc, errors),
+        (webhook::GROUP, kind) if admission_policy::BINDINGS.contains(&kind) => {
+            admission_policy::binding(doc, errors);
+        }
         ("rbac.authorization.k8s.io", "Role") => rbac::role(doc, true, errors),
         ("rbac.authorization.k8s.io", "ClusterRole") => rbac::role(doc, false, errors),
         ("rbac.authorization.k8s.io", "RoleBinding") => rbac::binding(doc, true, errors),
@@ -125,6 +132,9 @@ pub(crate) fn validate_update(
         ("scheduling.k8s.io", "PriorityClass", _) => class::update_priority(new, old, errors),
         (webhook::GROUP, kind, _) if webhook::KINDS.contains(&kind) => {
             webhook::configuration(new, Some(old), errors);
+        }
+        (webhook::GROUP, kind, "") if admission_policy::POLICIES.contains(&kind) => {
+            admission_policy::policy(new, Some(old), errors);
         }
         (_, _, "") => {
             validate_always(resource, new, errors);

@@ -14,6 +14,7 @@ use crate::status::{FieldError, Status};
 pub mod json;
 pub mod merge;
 pub mod strategic;
+pub mod typed;
 
 /// How many operations a JSON patch may have, as upstream.
 pub const MAX_JSON_PATCH_OPERATIONS: usize = 10_000;

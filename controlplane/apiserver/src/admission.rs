@@ -9,6 +9,7 @@ pub mod matching;
 mod namespace;
 mod node;
 mod pod;
+mod policy;
 mod priority;
 pub mod quota;
 mod runtime_class;

@@ -184,6 +184,11 @@ impl Rewriter<'_> {
             };
             return Ok((IdedExpr { id, expr }, test.then_some(Kind::Bool)));
         }
+        if let Some(root) = self.dotted(&operand, &field) {
+            self.roots.insert(root.clone());
+            let expr = Expr::Ident(root);
+            return Ok((IdedExpr { id, expr }, None));
+        }
         let (operand, kind) = self.expr(*operand)?;
         if let Some(kind) = kind.filter(|kind| !matches!(kind, Kind::Map)) {
             let text = format!("type '{}' does not support field selection", kind.name());
@@ -197,6 +202,17 @@ impl Rewriter<'_> {
             ),
             false => (call(id, operators::INDEX, vec![operand, key]), None),
         })
+    }
+
+    /// The root whose name is both names, such as `authorizer.requestResource`.
+    fn dotted(&self, operand: &IdedExpr, field: &str) -> Option<String> {
+        let Expr::Ident(name) = &operand.expr else {
+            return None;
+        };
+        let dotted = format!("{name}.{field}");
+        let is_root = self.environment.roots.contains(&dotted.as_str());
+        let is_hidden = self.local.iter().any(|(local, _)| local == name);
+        (is_root && !is_hidden).then_some(dotted)
     }
 
     fn is_variables(&self, operand: &IdedExpr) -> bool {

@@ -155,7 +155,12 @@ fn webhook(
     );
     if !leniency.conditions {
         let conditions = hook.list_of("matchConditions");
-        match_conditions(conditions, &path.child("matchConditions"), errors);
+        match_conditions(
+            conditions,
+            &CONDITIONS,
+            &path.child("matchConditions"),
+            errors,
+        );
     }
 }
 
@@ -186,7 +191,7 @@ fn side_effects(value: Option<&str>, leniency: &Leniency, path: &Path<'_>, error
     }
 }
 
-fn rule(rule: &Value<'_>, path: &Path<'_>, errors: &mut Errors) {
+pub(crate) fn rule(rule: &Value<'_>, path: &Path<'_>, errors: &mut Errors) {
     let operations = rule.list_of("operations");
     list(rule, "operations", "operations", path, errors);
     let at = path.child("operations");
@@ -372,7 +377,13 @@ fn url_path(text: &str, path: &Path<'_>, errors: &mut Errors) {
     }
 }
 
-fn match_conditions(conditions: &[Value<'_>], path: &Path<'_>, errors: &mut Errors) {
+/// Match conditions that may refer to what the environment has.
+pub(crate) fn match_conditions(
+    conditions: &[Value<'_>],
+    environment: &Environment<'_>,
+    path: &Path<'_>,
+    errors: &mut Errors,
+) {
     if conditions.len() > MAX_CONDITIONS {
         errors.too_many(path, conditions.len(), MAX_CONDITIONS);
     }
@@ -380,7 +391,12 @@ fn match_conditions(conditions: &[Value<'_>], path: &Path<'_>, errors: &mut Erro
     for (i, condition) in conditions.iter().enumerate() {
         let at = path.index(i);
         let expression = condition.str_of("expression").unwrap_or_default();
-        expression_of(expression.trim(), &at.child("expression"), errors);
+        expression_of(
+            expression.trim(),
+            environment,
+            &at.child("expression"),
+            errors,
+        );
         let name = condition.str_of("name").unwrap_or_default();
         errors.named(&at.child("name"), Some(name), label_key);
         if !name.is_empty() && !names.insert(name) {
@@ -389,11 +405,16 @@ fn match_conditions(conditions: &[Value<'_>], path: &Path<'_>, errors: &mut Erro
     }
 }
 
-fn expression_of(expression: &str, path: &Path<'_>, errors: &mut Errors) {
+fn expression_of(
+    expression: &str,
+    environment: &Environment<'_>,
+    path: &Path<'_>,
+    errors: &mut Errors,
+) {
     if expression.is_empty() {
         return errors.required(path, "");
     }
-    if let Err(why) = Expression::compile_to(expression, &CONDITIONS, &[Kind::Bool]) {
+    if let Err(why) = Expression::compile_to(expression, environment, &[Kind::Bool]) {
         errors.invalid(path, expression, why);
     }
 }

@@ -118,6 +118,12 @@ impl Labels for Doc<'_> {
     }
 }
 
+impl Labels for Value<'_> {
+    fn label(&self, key: &str) -> Option<&str> {
+        self.at(&["metadata", "labels", key])?.as_str()
+    }
+}
+
 impl Labels for Object {
     fn label(&self, key: &str) -> Option<&str> {
         Self::label(self, key)
@@ -181,7 +187,6 @@ impl Matching {
 
     /// Of `matchConstraints` of a policy or `matchResources` of a binding: without rules it is about
     /// everything.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for admission policies"))]
     pub fn of_policy(resources: &Value<'_>) -> Result<Self, SelectorError> {
         let rules = resources.list_of("resourceRules").iter().map(Rule::read);
         let rules: Vec<Rule> = rules.collect();

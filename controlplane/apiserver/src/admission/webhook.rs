@@ -7,10 +7,10 @@
 //! Port of `k8s.io/apiserver/pkg/admission/plugin/webhook/generic/webhook.go`.
 
 mod client;
-mod conditions;
+pub(super) mod conditions;
 mod connect;
 mod dispatch;
-mod review;
+pub(super) mod review;
 mod trust;
 
 use std::{
@@ -22,7 +22,10 @@ use std::{
 use api::{Format, Header, Resource, Status, Value};
 use bumpalo::Bump;
 
-use super::matching::{Asked, Index, Labels, Matching, Operation};
+use super::{
+    matching::{Asked, Index, Labels, Matching, Operation},
+    policy::{self, Policies},
+};
 use crate::{
     cache::{Cache, Change, Object},
     call::Call,
@@ -39,8 +42,9 @@ const VALIDATING: &str = "validatingwebhookconfigurations";
 /// Time a webhook has whose configuration says nothing (the default of the API).
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// All webhooks there are, kept from the cache's changes.
+/// All webhooks there are, kept from the cache's changes, and the policies that go before them.
 pub struct Webhooks {
+    policies: Policies,
     mutating: Shared,
     validating: Shared,
 }
@@ -70,8 +74,9 @@ struct Hook {
     client: Client,
 }
 
-/// The webhooks whose rules are about a request.
+/// The policies and webhooks whose rules are about a request.
 pub struct Concerned {
+    policies: policy::Concerned,
     mutating: Option<Arc<Hooks>>,
     validating: Option<Arc<Hooks>>,
 }
@@ -108,6 +113,7 @@ struct Scanned<'j> {
 impl Webhooks {
     pub fn new(cache: &Cache) -> Self {
         Self {
+            policies: Policies::new(cache),
             mutating: observe(cache, MUTATING),
             validating: observe(cache, VALIDATING),
         }
@@ -116,6 +122,7 @@ impl Webhooks {
     /// Who is to be asked about what is asked for; selectors are looked at when the object is there.
     pub fn concerned(&self, asked: &Asked<'_>) -> Concerned {
         Concerned {
+            policies: self.policies.concerned(asked),
             mutating: about(&self.mutating, asked),
             validating: about(&self.validating, asked),
         }
@@ -222,14 +229,7 @@ impl Hook {
         };
         let cache = told.call.server.cache();
         let matched = self.matching.matches(&asked, cache)?;
-        // Rows of resources live as long as the process; what was asked does not.
-        Ok(matched.and_then(|row| {
-            let is_own = row.group == told.resource.group && row.version == told.resource.version;
-            match is_own {
-                true => Some(told.resource),
-                false => api::Facts::get().resource(row.group, row.version, row.plural),
-            }
-        }))
+        Ok(matched.map(|row| told.row(row)))
     }
 }
 
@@ -256,7 +256,7 @@ impl<'t> Told<'t> {
         }
     }
 
-    fn asked(&self) -> Asked<'t> {
+    pub(super) fn asked(&self) -> Asked<'t> {
         Asked {
             operation: self.operation,
             resource: self.resource,
@@ -271,6 +271,18 @@ impl<'t> Told<'t> {
     /// The webhooks whose rules are about it.
     pub fn concerned(&self) -> Concerned {
         self.call.server.webhooks().concerned(&self.asked())
+    }
+
+    /// The row of a resource that was matched: rows live as long as the process, what was asked does not.
+    pub(super) fn row(&self, matched: &Resource) -> &'static Resource {
+        let Resource {
+            group,
+            version,
+            plural,
+            ..
+        } = matched;
+        let other = api::Facts::get().resource(group, version, plural);
+        other.unwrap_or(self.resource)
     }
 
     /// The kind of its object, when it is asked as a request for `resource`.
@@ -304,7 +316,7 @@ impl<'t> Told<'t> {
     }
 
     /// Whether its object is of the resource's own kind.
-    fn is_of_resource(&self) -> bool {
+    pub(super) fn is_of_resource(&self) -> bool {
         self.kind(self.resource).kind == self.resource.kind
     }
 }
@@ -315,20 +327,21 @@ impl Concerned {
     /// Nobody, for changes of the server's own.
     pub fn nobody() -> Self {
         Self {
+            policies: policy::Concerned::default(),
             mutating: None,
             validating: None,
         }
     }
 
     pub fn mutates(&self) -> bool {
-        self.mutating.is_some()
+        self.mutating.is_some() || self.policies.mutates()
     }
 
     pub fn validates(&self) -> bool {
-        self.validating.is_some()
+        self.validating.is_some() || self.policies.validates()
     }
 
-    /// The object as the mutating webhooks leave it.
+    /// The object as the mutating policies and, after them, the webhooks leave it.
     pub async fn mutate(
         &self,
         told: &Told<'_>,
@@ -336,6 +349,14 @@ impl Concerned {
         again: &Again<'_>,
         warnings: &mut Vec<String>,
     ) -> Result<Vec<u8>, Status> {
+        let mut object = object;
+        if self.policies.mutates() {
+            let changed = self.policies.mutate(told, object.clone(), false)?;
+            object = match changed == object {
+                true => changed,
+                false => again(&changed)?,
+            };
+        }
         let Some(hooks) = &self.mutating else {
             return Ok(object);
         };
@@ -345,7 +366,7 @@ impl Concerned {
         first.map_err(|status| with(status, warnings))?;
         if rounds.is_changed() {
             let before = object.as_deref().unwrap_or_default();
-            let after = again(before)?;
+            let after = self.policies.mutate(told, again(before)?, true)?;
             rounds.begin_second(after != before);
             object = Some(after);
             let second = rounds.ask(told, hooks, &mut object, warnings).await;
@@ -354,13 +375,14 @@ impl Concerned {
         Ok(object.unwrap_or_default())
     }
 
-    /// Whether all validating webhooks allow it.
+    /// Whether all validating policies and webhooks allow it.
     pub async fn validate(
         &self,
         told: &Told<'_>,
         object: Option<&[u8]>,
         warnings: &mut Vec<String>,
     ) -> Result<(), Status> {
+        self.policies.validate(told, object, warnings)?;
         let Some(hooks) = &self.validating else {
             return Ok(());
         };

@@ -95,18 +95,26 @@ fn scope(told: &Told<'_>, resource: &Resource, object: Option<&[u8]>) -> Result<
     scope.bind("oldObject", from_json(&json(told.old)?));
     scope.bind("request", from_json(&review::request(told, resource)?));
     scope.bind("namespaceObject", from_json(&serde_json::Value::Null));
-    let authorize = Arc::new(Asking {
-        auth: told.call.server.auth().clone(),
-        user: told.call.user.clone(),
-    });
+    let authorize = Arc::new(Asking::new(told));
     scope.bind("authorizer", authorizer::authorizer(authorize));
     Ok(scope)
 }
 
 /// Answers what conditions ask of authorization.
-struct Asking {
+pub struct Asking {
     auth: Auth,
     user: UserInfo,
+}
+
+// === impl Asking ===
+
+impl Asking {
+    pub fn new(told: &Told<'_>) -> Self {
+        Self {
+            auth: told.call.server.auth().clone(),
+            user: told.call.user.clone(),
+        }
+    }
 }
 
 impl Authorize for Asking {
