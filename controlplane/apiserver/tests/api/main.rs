@@ -5,6 +5,7 @@ mod webhook_server;
 
 mod answers;
 mod limits;
+mod policies;
 mod sockets;
 mod start;
 
