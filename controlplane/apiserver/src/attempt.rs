@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use api::{
-    Doc, Facts, PatchKind, Resource, Status, Value,
+    Doc, Facts, FieldError, PatchKind, Resource, Status, Value,
     strategy::{Part, SystemFields},
 };
 use bumpalo::Bump;
@@ -197,7 +197,8 @@ fn prepare_create(call: &Call, body: &Encoded) -> Result<Prepared, Status> {
         now: &now,
     };
     warnings.append(&mut api::strategy::prepare_create(row, &mut doc, fields));
-    let errors = api::validate::validate_create(row, &doc);
+    let mut errors = api::validate::validate_create(row, &doc);
+    errors.extend(admission.check_certificates(&doc, None));
     if !errors.is_empty() {
         return Err(Status::invalid(row.group, row.kind, doc.name(), &errors));
     }
@@ -258,7 +259,7 @@ fn evaluate(
         if row.plural == "certificatesigningrequests" {
             api::strategy::populate_certificate_times(&mut doc, &old_doc, &call.now_text());
         }
-        let errors = api::validate::validate_update(row, &doc, &old_doc, part);
+        let errors = invalid_update(&admission, &doc, &old_doc, part);
         if !errors.is_empty() {
             return Err(Status::invalid(row.group, row.kind, doc.name(), &errors));
         }
@@ -296,6 +297,20 @@ fn evaluate(
         },
         warnings,
     ))
+}
+
+/// What is wrong with an update.
+fn invalid_update(
+    admission: &admission::Admission<'_>,
+    doc: &Doc<'_>,
+    old: &Doc<'_>,
+    part: Part<'_>,
+) -> Vec<FieldError> {
+    let mut errors = api::validate::validate_update(admission.row, doc, old, part);
+    if errors.is_empty() && part == Part::Subresource("status") {
+        errors.extend(admission.check_certificates(doc, Some(old)));
+    }
+    errors
 }
 
 /// The object as the client wants it.

@@ -92,6 +92,7 @@ fn controllers(context: &Context) -> Vec<Box<dyn Controller>> {
     vec![
         Box::new(aggregation::ClusterRoleAggregation),
         Box::<certificates::approve::Approver>::default(),
+        Box::new(certificates::clean::PodRequestCleaner),
         Box::new(certificates::sign::Signing),
         Box::new(cronjob::CronJobController),
         Box::<daemonset::DaemonSetController>::default(),

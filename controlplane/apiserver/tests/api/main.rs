@@ -3,6 +3,7 @@
 mod harness;
 
 mod answers;
+mod certificates;
 mod limits;
 mod sockets;
 mod start;
