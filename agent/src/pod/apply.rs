@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,6 +19,7 @@ use super::Node;
 use super::cgroup;
 use super::downward::Facts;
 use super::events::Subject;
+use super::logs;
 use super::objects::Objects;
 use super::observed::{Observed, Sandbox, State};
 use super::plan::{Kill, Plan, Waiting};
@@ -93,9 +95,7 @@ impl Job {
             self.resize(&plan.resize).await;
         }
         for id in &plan.remove {
-            if let Err(error) = self.node.runtime.remove_container(id).await {
-                tracing::warn!(%error, id, "dead container not removed");
-            }
+            self.remove(id).await;
         }
         if self.cancel.is_cancelled() || (plan.create_sandbox.is_none() && plan.start.is_empty()) {
             return credentials;
@@ -251,6 +251,21 @@ impl Job {
         let new = dir.join(format!("{HOSTS_FILE}.new"));
         std::fs::write(&new, text)?;
         std::fs::rename(new, dir.join(HOSTS_FILE))
+    }
+
+    /// Removes a dead container and its logs.
+    async fn remove(&self, id: &str) {
+        if let Err(error) = self.node.runtime.remove_container(id).await {
+            tracing::warn!(%error, id, "dead container not removed");
+            return;
+        }
+        let dead = self.observed.containers.iter().find(|c| c.id == id);
+        let log = dead.map_or("", |c| c.log_path.as_str());
+        if !log.is_empty()
+            && let Err(error) = logs::remove(Path::new(log))
+        {
+            tracing::warn!(%error, log, "log of a dead container not removed");
+        }
     }
 
     async fn kill(&self, kill: &Kill) {

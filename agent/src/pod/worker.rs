@@ -165,6 +165,7 @@ impl Worker {
                 observe = self.wait().await;
             }
         }
+        self.node.logs.forget(spec::uid(&self.pod));
     }
 
     /// Fetches the runtime's state; false when it has to be tried again.
@@ -175,6 +176,7 @@ impl Worker {
                 self.results
                     .retain(|id, _| observed.containers.iter().any(|c| &c.id == id));
                 self.observed = observed;
+                self.node.logs.note(&uid, &self.observed);
                 self.resized.apply(&mut self.observed);
                 self.stand_of_resize();
                 true
