@@ -231,6 +231,16 @@ impl Client {
             .map(drop)
     }
 
+    /// Makes the runtime write the log of a running container to a new file.
+    pub async fn reopen_container_log(&self, id: &str) -> Result<(), Error> {
+        let request = m::ContainerId {
+            container_id: id.to_owned(),
+        };
+        self.call::<_, m::Empty>(path!(runtime "ReopenContainerLog"), request)
+            .await
+            .map(drop)
+    }
+
     /// Sends the stop signal, waits up to `grace`, then kills. A container that is gone is fine.
     pub async fn stop_container(&self, id: &str, grace: Duration) -> Result<(), Error> {
         let timeout = i64::try_from(grace.as_secs()).unwrap_or(i64::MAX);

@@ -25,7 +25,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-pub(crate) use ca::pem;
+pub(crate) use ca::{pem, pem_block};
 pub use token::{JoinToken, ParseTokenError};
 
 use crate::client::{self, Replace};

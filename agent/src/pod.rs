@@ -30,6 +30,7 @@ pub mod env;
 pub mod events;
 pub mod expand;
 pub mod lease;
+pub mod logs;
 pub mod machine;
 pub mod manager;
 pub mod node;
@@ -64,6 +65,8 @@ pub struct Node {
     pub runtime_name: String,
     pub recorder: events::Recorder,
     pub store: objects::Store,
+    /// Logs being written.
+    pub logs: Arc<logs::Logs>,
     services: services::Services,
     /// What the node has for pods: milli-CPUs and bytes of memory.
     pub allocatable: (i64, i64),
@@ -144,6 +147,7 @@ pub async fn run(
     let node = Arc::new(Node {
         runtime_name: version.runtime_name.clone(),
         store: objects::Store::new(client.clone()),
+        logs: Arc::default(),
         allocatable: (machine.milli_cpus, node::allocatable_memory(&machine)),
         memory_capacity: machine.memory_bytes,
         pods: pods.clone(),
@@ -163,6 +167,7 @@ pub async fn run(
         services::follow(node.client.clone(), sender, shutdown.clone()),
         registration,
         lease::run(node.clone(), shutdown.clone()),
+        logs::run(node.logs.clone(), node.runtime.clone(), shutdown.clone()),
         server.run(shutdown.clone()),
         manager.run(shutdown.clone()),
     );

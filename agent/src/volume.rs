@@ -7,16 +7,20 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{EmptyDirVolumeSource, Pod, Volume};
 use k8s_openapi::jiff::Timestamp;
+use kube::Client;
 
+use crate::events::Recorder;
 use crate::pod::downward::Facts;
 use crate::pod::objects::Objects;
 use crate::pod::resources;
 use crate::pod::spec;
 
 pub mod atomic;
+pub mod certificate;
 pub mod host_path;
 pub mod mount;
 pub mod ownership;
@@ -42,6 +46,8 @@ pub enum Cause {
     Io(#[from] io::Error),
     #[error("failed to fetch token: {0}")]
     Token(#[from] Box<kube::Error>),
+    #[error(transparent)]
+    Certificate(#[from] certificate::Error),
 }
 
 /// Host path per volume name.
@@ -56,6 +62,41 @@ pub struct Input<'a> {
     pub objects: &'a Objects,
     pub allocatable: (i64, i64),
     pub now: Timestamp,
+    /// How long certificates that are not issued yet are waited for.
+    pub patience: Duration,
+}
+
+/// What a pod's volumes hold of its own: kept between two looks at them.
+pub struct Credentials {
+    tokens: token::Tokens,
+    certificates: certificate::Certificates,
+}
+
+impl Credentials {
+    pub fn new(client: &Client, recorder: &Recorder, node: &str) -> Self {
+        let (client, recorder) = (client.clone(), recorder.clone());
+        Self {
+            tokens: token::Tokens::new(client.clone()),
+            certificates: certificate::Certificates::new(client, recorder, node),
+        }
+    }
+
+    /// When the first of them has to be replaced.
+    pub fn refresh_at(&self) -> Option<Timestamp> {
+        let both = [self.tokens.refresh_at(), self.certificates.refresh_at()];
+        both.into_iter().flatten().min()
+    }
+
+    /// Resolves when one that was asked for is there, or will never be.
+    pub async fn changed(&mut self) {
+        self.certificates.changed().await;
+    }
+}
+
+/// What the credentials of a pod are right now.
+struct Current {
+    tokens: BTreeMap<payload::TokenKey, String>,
+    certificates: BTreeMap<payload::CertificateKey, certificate::state::Bundle>,
 }
 
 /// `ROOT/pods/UID`.
@@ -63,31 +104,45 @@ pub fn pod_dir(root: &Path, uid: &str) -> PathBuf {
     root.join("pods").join(uid)
 }
 
-/// Makes every volume of the pod ready, or brings it up to date. Idempotent. Those of images are the
-/// container runtime's and have no path.
-pub async fn prepare(input: Input<'_>, tokens: &mut token::Tokens) -> Result<Paths, Error> {
+/// Makes every volume of the pod ready, or brings it up to date, on past one that fails; the error is
+/// that of the first one. Idempotent. Those of images are the container runtime's and have no path.
+pub async fn prepare(input: Input<'_>, credentials: &mut Credentials) -> Result<Paths, Error> {
     let pod = input.pod;
+    let Credentials {
+        tokens,
+        certificates,
+    } = credentials;
     let tokens = tokens.ensure(pod, input.now).await.map_err(|error| Error {
         volume: "kube-api-access".to_owned(),
         source: Cause::Token(Box::new(error)),
     })?;
+    let (certificates, mut waiting) = certificates.ensure(pod, input.now, input.patience).await;
+    let current = Current {
+        tokens,
+        certificates,
+    };
     let mut paths = Paths::new();
+    let mut failed = None;
     let volumes = spec::spec(pod).volumes.iter().flatten();
     for volume in volumes.filter(|volume| volume.image.is_none()) {
-        let path = prepare_one(input, &tokens, volume).map_err(|source| Error {
-            volume: volume.name.clone(),
-            source,
-        })?;
-        paths.insert(volume.name.clone(), path);
+        let prepared = match waiting.remove(&volume.name) {
+            Some(error) => Err(Cause::Certificate(error)),
+            None => prepare_one(input, &current, volume),
+        };
+        match prepared {
+            Ok(path) => {
+                paths.insert(volume.name.clone(), path);
+            }
+            Err(source) => {
+                let volume = volume.name.clone();
+                failed.get_or_insert(Error { volume, source });
+            }
+        }
     }
-    Ok(paths)
+    failed.map_or(Ok(paths), Err)
 }
 
-fn prepare_one(
-    input: Input<'_>,
-    tokens: &BTreeMap<payload::TokenKey, String>,
-    volume: &Volume,
-) -> Result<PathBuf, Cause> {
+fn prepare_one(input: Input<'_>, current: &Current, volume: &Volume) -> Result<PathBuf, Cause> {
     let Input {
         root,
         pod,
@@ -95,6 +150,7 @@ fn prepare_one(
         objects,
         allocatable,
         now,
+        patience: _,
     } = input;
     if let Some(source) = &volume.host_path {
         let path = PathBuf::from(&source.path);
@@ -121,7 +177,8 @@ fn prepare_one(
         pod,
         facts,
         objects,
-        tokens,
+        tokens: &current.tokens,
+        certificates: &current.certificates,
         allocatable,
     };
     let Some(files) = payload::payload(payload_input, volume)? else {

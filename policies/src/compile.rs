@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use abi::{DIR_EGRESS, DIR_INGRESS, ISOLATED_EGRESS, ISOLATED_INGRESS};
 use ipnetwork::IpNetwork;
@@ -76,6 +77,8 @@ pub struct Compiled {
     pub ranges: BTreeMap<IpNetwork, u32>,
     /// Rows, without those that say the same as their set's row of class 0.
     pub rows: BTreeMap<RowKey, Allowed>,
+    /// The pods whose addresses have the classes above: the next compilation asks about others only.
+    pods: BTreeMap<Name, Arc<Pod>>,
     interner: Ids,
 }
 
@@ -102,7 +105,7 @@ impl Compiled {
             .flat_map(Set::atoms)
             .cloned()
             .collect();
-        compiled.classify(world, universe);
+        compiled.classify(world, universe, before);
         let sets = |id| compiled.sets.contains_key(&id) || before.sets.contains_key(&id);
         let classes = |id| compiled.classes.contains_key(&id) || before.classes.contains_key(&id);
         let mut interner = std::mem::take(&mut compiled.interner);
@@ -115,6 +118,10 @@ impl Compiled {
     /// The same world and sets with the sets and atoms of `other` added: every class then tells
     /// apart what either needs.
     pub fn refined(&self, world: &World, other: &Compiled) -> Self {
+        let is_known = |id| self.sets.contains_key(id);
+        if other.universe.is_subset(&self.universe) && other.sets.keys().all(is_known) {
+            return self.clone();
+        }
         let mut refined = Self {
             interner: self.interner.clone(),
             sets: self.sets.clone(),
@@ -125,7 +132,7 @@ impl Compiled {
             .sets
             .extend(other.sets.iter().map(|(id, set)| (*id, set.clone())));
         let universe = self.universe.union(&other.universe).cloned().collect();
-        refined.classify(world, universe);
+        refined.classify(world, universe, self);
         refined
     }
 
@@ -155,8 +162,9 @@ impl Compiled {
         }
     }
 
-    /// Classes of addresses and ranges over `universe`, and the rows of all sets for them.
-    fn classify(&mut self, world: &World, universe: Atoms) {
+    /// Classes of addresses and ranges over `universe`, and the rows of all sets for them. Over the
+    /// universe of `before`, a pod that is as it was then keeps its classes.
+    fn classify(&mut self, world: &World, universe: Atoms, before: &Compiled) {
         self.universe = universe;
         for net in boundaries(&self.universe) {
             let atoms = atoms_of_range(&self.universe, &net);
@@ -164,10 +172,17 @@ impl Compiled {
             self.ranges.insert(net, class);
         }
         if !self.universe.is_empty() {
+            let same_universe = self.universe == before.universe;
             for pod in &world.pods {
+                let is_known = same_universe && before.pods.get(&pod.name) == Some(pod);
                 for address in &pod.addresses {
-                    self.classify_address(pod, *address);
+                    if is_known {
+                        self.keep_class(before, *address);
+                    } else {
+                        self.classify_address(pod, *address);
+                    }
                 }
+                self.pods.insert(pod.name.clone(), pod.clone());
             }
         }
         let classes = std::mem::take(&mut self.classes);
@@ -185,6 +200,15 @@ impl Compiled {
         if atoms.iter().any(|a| a.block().is_none()) {
             let class = self.class(atoms);
             self.peers.insert(address, class);
+        }
+    }
+
+    fn keep_class(&mut self, before: &Compiled, address: IpAddr) {
+        if let Some(class) = before.peers.get(&address)
+            && let Some(atoms) = before.classes.get(class)
+        {
+            self.classes.entry(*class).or_insert_with(|| atoms.clone());
+            self.peers.insert(address, *class);
         }
     }
 
@@ -412,5 +436,74 @@ impl Allowed {
                     .all(|(lo, hi)| own.iter().any(|(a, b)| a <= lo && hi <= b))
             }),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Labels;
+    use k8s_openapi::api::networking::v1::{
+        NetworkPolicyIngressRule, NetworkPolicyPeer, NetworkPolicySpec,
+    };
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+
+    fn pod(name: &str, address: &str, label: &str, local: bool) -> Arc<Pod> {
+        Arc::new(Pod {
+            name: Name {
+                namespace: "n".into(),
+                name: name.into(),
+            },
+            labels: Arc::new(Labels::from([("a".into(), label.into())])),
+            namespace_labels: Arc::default(),
+            addresses: vec![address.parse().unwrap()],
+            ports: Vec::new(),
+            local,
+        })
+    }
+
+    #[test]
+    fn addresses_of_pods_that_are_as_before_are_not_matched_again() {
+        let labelled = LabelSelector {
+            match_labels: Some(Labels::from([("a".into(), "x".into())])),
+            ..LabelSelector::default()
+        };
+        let peer = NetworkPolicyPeer {
+            pod_selector: Some(labelled),
+            ..NetworkPolicyPeer::default()
+        };
+        let rule = NetworkPolicyIngressRule {
+            from: Some(vec![peer]),
+            ..NetworkPolicyIngressRule::default()
+        };
+        let spec = NetworkPolicySpec {
+            ingress: Some(vec![rule]),
+            ..NetworkPolicySpec::default()
+        };
+        let name = Name {
+            namespace: "n".into(),
+            name: "p".into(),
+        };
+        let policies = vec![Arc::new(Policy::new(name, &spec))];
+        let world = |other: &str| World {
+            policies: policies.clone(),
+            pods: vec![
+                pod("own", "10.0.0.1", "-", true),
+                pod("same", "10.0.0.2", "x", false),
+                pod("other", "10.0.0.3", other, false),
+            ],
+        };
+        let mut before = Compiled::new(&world("-"), &Compiled::default());
+        let address = |text: &str| text.parse::<IpAddr>().unwrap();
+        let class = before.peers[&address("10.0.0.2")];
+        // A class nobody would find by matching shows that nothing was matched.
+        let marked = class.wrapping_add(1);
+        before.peers.insert(address("10.0.0.2"), marked);
+        before
+            .classes
+            .insert(marked, before.classes[&class].clone());
+        let after = Compiled::new(&world("x"), &before);
+        assert_eq!(after.peers[&address("10.0.0.2")], marked);
+        assert_eq!(after.peers[&address("10.0.0.3")], class);
     }
 }

@@ -16,6 +16,8 @@ mod deletion;
 mod deployments;
 #[path = "cluster/nodes.rs"]
 mod nodes;
+#[path = "cluster/pod_certificates.rs"]
+mod pod_certificates;
 #[path = "cluster/quotas.rs"]
 mod quotas;
 #[path = "cluster/roles.rs"]

@@ -125,14 +125,19 @@ async fn handshake(
 
 /// A certificate as PEM.
 pub fn pem(der: &[u8]) -> Vec<u8> {
+    pem_block("CERTIFICATE", der)
+}
+
+/// DER as a PEM block of this type.
+pub fn pem_block(label: &str, der: &[u8]) -> Vec<u8> {
     use base64::Engine;
     let body = base64::engine::general_purpose::STANDARD.encode(der);
-    let mut pem = String::from("-----BEGIN CERTIFICATE-----\n");
+    let mut pem = format!("-----BEGIN {label}-----\n");
     for line in body.as_bytes().chunks(64) {
         pem.push_str(std::str::from_utf8(line).expect("base64 is ASCII"));
         pem.push('\n');
     }
-    pem.push_str("-----END CERTIFICATE-----\n");
+    pem.push_str(&format!("-----END {label}-----\n"));
     pem.into_bytes()
 }
 

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,6 +19,7 @@ use super::Node;
 use super::cgroup;
 use super::downward::Facts;
 use super::events::Subject;
+use super::logs;
 use super::objects::Objects;
 use super::observed::{Observed, Sandbox, State};
 use super::plan::{Kill, Plan, Waiting};
@@ -26,7 +28,7 @@ use super::resources;
 use super::sandbox;
 use super::spec::{self, Role};
 use crate::cri;
-use crate::volume::{self, token::Tokens};
+use crate::volume::{self, Credentials};
 
 mod hook;
 mod image;
@@ -37,6 +39,9 @@ mod start;
 const MIN_GRACE: Duration = Duration::from_secs(2);
 /// How long the start of containers waits for the API to know the pod's addresses.
 const PUBLISH_WAIT: Duration = Duration::from_secs(2);
+
+/// How long the start of containers waits for certificates; later ones wake the pod's worker.
+const CERTIFICATE_WAIT: Duration = Duration::from_secs(2);
 
 /// Name of the hosts file in the pod's directory.
 const HOSTS_FILE: &str = "etc-hosts";
@@ -79,8 +84,8 @@ pub struct Job {
 }
 
 impl Job {
-    /// Carries out the plan; gives the tokens back.
-    pub async fn sync(mut self, plan: Plan, mut tokens: Tokens) -> Tokens {
+    /// Carries out the plan; gives the credentials back.
+    pub async fn sync(mut self, plan: Plan, mut credentials: Credentials) -> Credentials {
         if plan.stop_pod {
             self.stop_pod(spec::grace(&self.pod)).await;
             self.tell(Progress::Changed { published: None }).await;
@@ -90,18 +95,17 @@ impl Job {
             self.resize(&plan.resize).await;
         }
         for id in &plan.remove {
-            if let Err(error) = self.node.runtime.remove_container(id).await {
-                tracing::warn!(%error, id, "dead container not removed");
-            }
+            self.remove(id).await;
         }
         if self.cancel.is_cancelled() || (plan.create_sandbox.is_none() && plan.start.is_empty()) {
-            return tokens;
+            return credentials;
         }
         let attempt = plan.create_sandbox;
-        let (made, paths) = tokio::join!(self.ensure_sandbox(attempt), self.volumes(&mut tokens));
+        let (made, paths) =
+            tokio::join!(self.ensure_sandbox(attempt), self.volumes(&mut credentials));
         let (Some(sandbox), Some(paths)) = (made, paths) else {
             self.tell(Progress::SandboxFailed).await;
-            return tokens;
+            return credentials;
         };
         if attempt.is_some() {
             // Other nodes and their policies learn the addresses before the first packet is sent.
@@ -123,7 +127,7 @@ impl Job {
             self.start(&container, &paths).await;
             self.tell(Progress::Changed { published: None }).await;
         }
-        tokens
+        credentials
     }
 
     /// Ends the pod: containers with their grace, sidecars after the others, then the sandboxes.
@@ -140,7 +144,7 @@ impl Job {
         self.node.facts(&self.pod, &self.observed)
     }
 
-    async fn volumes(&self, tokens: &mut Tokens) -> Option<volume::Paths> {
+    async fn volumes(&self, credentials: &mut Credentials) -> Option<volume::Paths> {
         let facts = self.facts();
         let input = volume::Input {
             root: &self.node.config.root_dir,
@@ -149,8 +153,9 @@ impl Job {
             objects: &self.objects,
             allocatable: self.node.allocatable,
             now: Timestamp::now(),
+            patience: CERTIFICATE_WAIT,
         };
-        match volume::prepare(input, tokens).await {
+        match volume::prepare(input, credentials).await {
             Ok(paths) => Some(paths),
             Err(error) => {
                 let subject = Subject::pod(&self.pod);
@@ -246,6 +251,21 @@ impl Job {
         let new = dir.join(format!("{HOSTS_FILE}.new"));
         std::fs::write(&new, text)?;
         std::fs::rename(new, dir.join(HOSTS_FILE))
+    }
+
+    /// Removes a dead container and its logs.
+    async fn remove(&self, id: &str) {
+        if let Err(error) = self.node.runtime.remove_container(id).await {
+            tracing::warn!(%error, id, "dead container not removed");
+            return;
+        }
+        let dead = self.observed.containers.iter().find(|c| c.id == id);
+        let log = dead.map_or("", |c| c.log_path.as_str());
+        if !log.is_empty()
+            && let Err(error) = logs::remove(Path::new(log))
+        {
+            tracing::warn!(%error, log, "log of a dead container not removed");
+        }
     }
 
     async fn kill(&self, kill: &Kill) {

@@ -23,12 +23,15 @@ use super::plan::Waiting;
 use super::relist;
 use super::spec;
 use super::worker::{Desired, Worker};
+use crate::cri;
 use crate::volume;
 
 /// Hints of runtime changes waiting to be handed out.
 const HINTS: usize = 256;
 /// Pause between two looks for what belongs to no pod any more.
 const ORPHANS: Duration = Duration::from_secs(60);
+/// Orphans that are ended at the same time: each may take the whole grace of a container.
+const ENDED_AT_ONCE: usize = 8;
 /// Set on pods that come from files; their API objects are mirrors, not orders.
 const CONFIG_SOURCE: &str = "kubernetes.io/config.source";
 
@@ -224,27 +227,20 @@ impl Manager {
             }
         };
         let known = |uid: &str| self.workers.contains_key(uid);
-        for sandbox in sandboxes {
-            let Some(uid) = sandbox.labels.get(POD_UID).filter(|uid| !known(uid)) else {
-                continue;
-            };
-            tracing::info!(uid, sandbox = sandbox.id, "ending an orphaned pod");
-            let runtime = &self.node.runtime;
-            let ended = match runtime.stop_pod_sandbox(&sandbox.id).await {
-                Ok(()) => runtime.remove_pod_sandbox(&sandbox.id).await,
-                Err(error) => Err(error),
-            };
-            if let Err(error) = ended {
-                tracing::warn!(%error, uid, "orphan not ended");
-            }
-        }
-        for (uid, path) in cgroup::existing(&self.node.config.cgroup_parent) {
-            if !known(&uid)
-                && let Err(error) = cgroup::remove(&path).await
-            {
+        let runtime = &self.node.runtime;
+        let orphaned = sandboxes.into_iter().filter_map(|sandbox| {
+            let uid = sandbox.labels.get(POD_UID).filter(|uid| !known(uid))?;
+            Some((uid.clone(), sandbox.id))
+        });
+        at_once(orphaned, |(uid, id)| end_sandbox(runtime, uid, id)).await;
+        let cgroups = cgroup::existing(&self.node.config.cgroup_parent).into_iter();
+        let orphaned = cgroups.filter(|(uid, _)| !known(uid));
+        at_once(orphaned, |(uid, path)| async move {
+            if let Err(error) = cgroup::remove(&path).await {
                 tracing::warn!(%error, uid, "orphaned cgroup not removed");
             }
-        }
+        })
+        .await;
         for uid in volume::existing(&self.node.config.root_dir) {
             if !known(&uid)
                 && let Err(error) = volume::remove(&self.node.config.root_dir, &uid)
@@ -252,5 +248,44 @@ impl Manager {
                 tracing::warn!(%error, uid, "orphaned pod directory not removed");
             }
         }
+    }
+}
+
+/// Ends each, a bounded number at the same time.
+async fn at_once<T, F: Future<Output = ()>>(each: impl Iterator<Item = T>, end: impl Fn(T) -> F) {
+    futures::stream::iter(each)
+        .for_each_concurrent(ENDED_AT_ONCE, end)
+        .await;
+}
+
+async fn end_sandbox(runtime: &cri::Client, uid: String, id: String) {
+    tracing::info!(uid, sandbox = id, "ending an orphaned pod");
+    let ended = match runtime.stop_pod_sandbox(&id).await {
+        Ok(()) => runtime.remove_pod_sandbox(&id).await,
+        Err(error) => Err(error),
+    };
+    if let Err(error) = ended {
+        tracing::warn!(%error, uid, "orphan not ended");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+
+    #[tokio::test]
+    async fn orphans_end_side_by_side_up_to_the_limit() {
+        let (now, most, ended) = (Cell::new(0), Cell::new(0), Cell::new(0));
+        at_once(0..ENDED_AT_ONCE * 2, |_| async {
+            now.set(now.get() + 1);
+            most.set(most.get().max(now.get()));
+            tokio::task::yield_now().await;
+            now.set(now.get() - 1);
+            ended.set(ended.get() + 1);
+        })
+        .await;
+        assert_eq!(ended.get(), ENDED_AT_ONCE * 2);
+        assert_eq!(most.get(), ENDED_AT_ONCE);
     }
 }

@@ -29,7 +29,7 @@ use super::publisher::Publisher;
 use super::resize;
 use super::spec;
 use super::status;
-use crate::volume::{self, token::Tokens};
+use crate::volume::{self, Credentials};
 
 mod ending;
 mod progress;
@@ -67,7 +67,7 @@ enum Phase {
 
 /// A job under way.
 struct Running {
-    task: AbortOnDropHandle<Option<Tokens>>,
+    task: AbortOnDropHandle<Option<Credentials>>,
     cancel: CancellationToken,
 }
 
@@ -84,7 +84,7 @@ pub struct Worker {
     probers: Probers,
     changes: mpsc::Receiver<probe::Change>,
     held: Held,
-    tokens: Option<Tokens>,
+    credentials: Option<Credentials>,
     last: PodStatus,
     publisher: Publisher,
     job: Option<Running>,
@@ -120,7 +120,7 @@ impl Worker {
         }
         Self {
             publisher: Publisher::new(node.client.clone(), &pod),
-            tokens: Some(Tokens::new(node.client.clone())),
+            credentials: Some(new_credentials(&node)),
             results: probe::seed(&pod),
             phase: if terminal {
                 Phase::Finished
@@ -165,6 +165,7 @@ impl Worker {
                 observe = self.wait().await;
             }
         }
+        self.node.logs.forget(spec::uid(&self.pod));
     }
 
     /// Fetches the runtime's state; false when it has to be tried again.
@@ -175,6 +176,7 @@ impl Worker {
                 self.results
                     .retain(|id, _| observed.containers.iter().any(|c| &c.id == id));
                 self.observed = observed;
+                self.node.logs.note(&uid, &self.observed);
                 self.resized.apply(&mut self.observed);
                 self.stand_of_resize();
                 true
@@ -229,7 +231,7 @@ impl Worker {
         }
         if let Some(job) = &self.job {
             let shorter = spec::grace(&self.pod) < self.grace;
-            if ending && (self.phase == Phase::Terminating && shorter || self.tokens_out()) {
+            if ending && (self.phase == Phase::Terminating && shorter || self.credentials_out()) {
                 job.cancel.cancel();
             }
             self.grace = spec::grace(&self.pod).min(self.grace);
@@ -245,9 +247,9 @@ impl Worker {
         }
     }
 
-    /// Whether the job under way is a sync: only those hold the tokens.
-    fn tokens_out(&self) -> bool {
-        self.tokens.is_none()
+    /// Whether the job under way is a sync: only those hold the credentials.
+    fn credentials_out(&self) -> bool {
+        self.credentials.is_none()
     }
 
     async fn sync(&mut self) {
@@ -270,16 +272,16 @@ impl Worker {
         if !plan.is_empty() && !self.may_try(&plan, now) {
             return;
         }
-        let Some(tokens) = self.tokens.take() else {
+        let Some(credentials) = self.credentials.take() else {
             return;
         };
         if plan.is_empty() {
-            self.refresh_volumes(tokens).await;
+            self.refresh_volumes(credentials).await;
             return;
         }
         let objects = self.held.snapshot().await;
         let (job, cancel) = self.new_job(objects);
-        let task = tokio::spawn(async move { Some(job.sync(plan, tokens).await) });
+        let task = tokio::spawn(async move { Some(job.sync(plan, credentials).await) });
         self.job = Some(Running {
             task: AbortOnDropHandle::new(task),
             cancel,
@@ -389,8 +391,8 @@ impl Worker {
         });
     }
 
-    /// Brings mounted volumes up to date with their sources and tokens.
-    async fn refresh_volumes(&mut self, mut tokens: Tokens) {
+    /// Brings mounted volumes up to date with their sources and credentials.
+    async fn refresh_volumes(&mut self, mut credentials: Credentials) {
         if self.observed.ready_sandbox().is_some() {
             let objects = self.held.snapshot().await;
             let facts = self.node.facts(&self.pod, &self.observed);
@@ -401,16 +403,18 @@ impl Worker {
                 objects: &objects,
                 allocatable: self.node.allocatable,
                 now: Timestamp::now(),
+                patience: Duration::ZERO,
             };
-            if let Err(error) = volume::prepare(input, &mut tokens).await {
+            if let Err(error) = volume::prepare(input, &mut credentials).await {
                 tracing::debug!(%error, pod = spec::name(&self.pod), "volume not refreshed");
                 self.wake_at(add(Timestamp::now(), RETRY));
             }
         }
-        if let Some(at) = tokens.refresh_at() {
-            self.wake_at(at);
+        if let Some(at) = credentials.refresh_at() {
+            // One that could not be renewed is due already.
+            self.wake_at(at.max(add(Timestamp::now(), RETRY)));
         }
-        self.tokens = Some(tokens);
+        self.credentials = Some(credentials);
     }
 
     fn wake_at(&mut self, at: Timestamp) {
@@ -432,13 +436,19 @@ impl Worker {
                 None => std::future::pending().await,
             }
         };
+        let credential = async {
+            match &mut self.credentials {
+                Some(credentials) => credentials.changed().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             ended = job => {
                 self.job = None;
                 let returned = ended.ok().flatten();
-                if self.tokens.is_none() {
-                    let client = self.node.client.clone();
-                    self.tokens = Some(returned.unwrap_or_else(|| Tokens::new(client)));
+                if self.credentials.is_none() {
+                    let new = || new_credentials(&self.node);
+                    self.credentials = Some(returned.unwrap_or_else(new));
                 }
                 while let Ok(progress) = self.progress.1.try_recv() {
                     self.take(progress).await;
@@ -458,6 +468,11 @@ impl Worker {
                 self.take_desired()
             }
             () = self.held.changed(), if idle => {
+                self.memory.hold.clear();
+                self.memory.sandbox_hold = None;
+                false
+            }
+            () = credential, if idle => {
                 self.memory.hold.clear();
                 self.memory.sandbox_hold = None;
                 false
@@ -488,6 +503,10 @@ impl Worker {
         }
         true
     }
+}
+
+fn new_credentials(node: &Node) -> Credentials {
+    Credentials::new(&node.client, &node.recorder, &node.config.node_name)
 }
 
 /// Whether two versions of a pod ask for the same: only their statuses differ.

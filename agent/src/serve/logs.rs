@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -176,6 +177,17 @@ pub fn tail_text(path: &Path, lines: usize, bytes: usize) -> io::Result<String> 
     Ok(String::from_utf8_lossy(&kept).into_owned())
 }
 
+/// Whether the log was rotated: its name is that of another file.
+async fn is_elsewhere(open: &tokio::fs::File, path: &Path) -> io::Result<bool> {
+    let open = open.metadata().await?;
+    match tokio::fs::metadata(path).await {
+        Ok(named) => Ok((named.dev(), named.ino()) != (open.dev(), open.ino())),
+        // The new one is not there yet.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 /// Sends the selected lines of `path`; follows it until `running` says that nothing more will come.
 pub async fn stream<R>(
     path: PathBuf,
@@ -197,6 +209,7 @@ where
     let mut selection = Selection::new(options);
     let mut line = Vec::new();
     let mut last_look = false;
+    let mut moved = false;
     let mut quiet: u32 = 0;
     while !selection.done() {
         let read = reader.read_until(b'\n', &mut line).await?;
@@ -216,9 +229,20 @@ where
         if read > 0 {
             continue;
         }
-        if !follow || last_look {
+        if !follow {
             return Ok(());
         }
+        if moved {
+            // Its last words were read: the log goes on in the new file.
+            let file = tokio::fs::File::open(&path).await?;
+            reader = BufReader::with_capacity(BLOCK, file);
+            moved = false;
+            continue;
+        }
+        if last_look {
+            return Ok(());
+        }
+        moved = is_elsewhere(reader.get_ref(), &path).await?;
         tokio::select! {
             () = tokio::time::sleep(FOLLOW_PAUSE) => {}
             () = sender.closed() => return Ok(()),
@@ -318,5 +342,28 @@ mod tests {
         assert_eq!(tail_text(&path, 100, 4).unwrap(), "ree\n");
         assert_eq!(tail_text(&path, 0, 100).unwrap(), "");
         std::fs::remove_file(&path).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_log_is_followed_into_the_file_that_takes_its_place() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("0.log");
+        let line = |text: &str| format!("2024-01-01T00:00:01.000000000Z stdout F {text}\n");
+        std::fs::write(&path, line("old")).unwrap();
+        let (sender, mut receiver) = mpsc::channel(4);
+        let options = Options {
+            follow: true,
+            ..Options::default()
+        };
+        let following = stream(path.clone(), options, sender, || std::future::ready(true));
+        let reading = async {
+            assert_eq!(&receiver.recv().await.unwrap()[..], b"old\n");
+            std::fs::rename(&path, dir.path().join("0.log.1")).unwrap();
+            std::fs::write(&path, line("new")).unwrap();
+            assert_eq!(&receiver.recv().await.unwrap()[..], b"new\n");
+            drop(receiver);
+        };
+        let (followed, ()) = tokio::join!(following, reading);
+        followed.unwrap();
     }
 }

@@ -1,14 +1,15 @@
 //! The files of configMap, secret, downwardAPI and projected volumes as data: path → bytes and mode.
-//! Pure; objects and tokens are handed in (upstream: `pkg/volume/{configmap,secret,downwardapi,projected}`).
+//! Pure; objects, tokens and certificates are handed in (upstream: `pkg/volume/{configmap,secret,downwardapi,projected}`).
 
 use std::collections::BTreeMap;
 use std::path::{Component, Path};
 
 use k8s_openapi::api::core::v1::{
-    ClusterTrustBundleProjection, DownwardAPIVolumeFile, KeyToPath, Pod,
+    ClusterTrustBundleProjection, DownwardAPIVolumeFile, KeyToPath, Pod, PodCertificateProjection,
     ServiceAccountTokenProjection, Volume, VolumeProjection,
 };
 
+use super::certificate::state::Bundle;
 use crate::pod::downward::{self, Facts};
 use crate::pod::objects::anchors::{self, Anchors};
 use crate::pod::objects::{Data, Key, Objects};
@@ -66,6 +67,13 @@ impl From<&ServiceAccountTokenProjection> for TokenKey {
     }
 }
 
+/// A certificate of a pod: the source of a projected volume it is for.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct CertificateKey {
+    pub volume: String,
+    pub source: usize,
+}
+
 /// Everything a payload is made of.
 #[derive(Clone, Copy)]
 pub struct Input<'a> {
@@ -73,6 +81,7 @@ pub struct Input<'a> {
     pub facts: &'a Facts,
     pub objects: &'a Objects,
     pub tokens: &'a BTreeMap<TokenKey, String>,
+    pub certificates: &'a BTreeMap<CertificateKey, Bundle>,
     pub allocatable: (i64, i64),
 }
 
@@ -88,6 +97,21 @@ pub fn token_keys(pod: &Pod) -> Vec<TokenKey> {
         .collect()
 }
 
+/// Certificates the pod's volumes need.
+pub fn certificate_sources(pod: &Pod) -> Vec<(CertificateKey, PodCertificateProjection)> {
+    let mut found = Vec::new();
+    for volume in spec::spec(pod).volumes.iter().flatten() {
+        let sources = volume.projected.iter().filter_map(|p| p.sources.as_ref());
+        for (source, projection) in sources.flatten().enumerate() {
+            if let Some(projection) = &projection.pod_certificate {
+                let volume = volume.name.clone();
+                found.push((CertificateKey { volume, source }, projection.clone()));
+            }
+        }
+    }
+    found
+}
+
 /// One source of a volume's files.
 enum Source<'a> {
     /// Keys of a ConfigMap or Secret: all, or those listed.
@@ -99,6 +123,7 @@ enum Source<'a> {
     Fields(&'a [DownwardAPIVolumeFile]),
     Token(&'a ServiceAccountTokenProjection),
     Anchors(&'a ClusterTrustBundleProjection),
+    Certificate(CertificateKey, &'a PodCertificateProjection),
 }
 
 /// The volume's files, or `None` when it is not of these kinds.
@@ -120,6 +145,9 @@ pub fn payload(input: Input<'_>, volume: &Volume) -> Result<Option<Payload>, Err
             Source::Anchors(projection) => {
                 let data = trust(input, projection)?;
                 files.insert(projection.path.clone(), File::new(data, mode));
+            }
+            Source::Certificate(key, projection) => {
+                certificate(input, &key, projection, mode, &mut files)?;
             }
         }
     }
@@ -147,7 +175,7 @@ fn sources<'a>(namespace: &str, volume: &'a Volume) -> Result<Option<Sources<'a>
         let items = v.items.as_deref().unwrap_or_default();
         (v.default_mode, vec![Source::Fields(items)])
     } else if let Some(v) = &volume.projected {
-        let projected = |p: &'a VolumeProjection| {
+        let projected = |(source, p): (usize, &'a VolumeProjection)| {
             Ok(if let Some(p) = &p.config_map {
                 object(Key::config_map(namespace, &p.name), &p.items, p.optional)
             } else if let Some(p) = &p.secret {
@@ -158,11 +186,14 @@ fn sources<'a>(namespace: &str, volume: &'a Volume) -> Result<Option<Sources<'a>
                 Source::Token(p)
             } else if let Some(p) = &p.cluster_trust_bundle {
                 Source::Anchors(p)
+            } else if let Some(p) = &p.pod_certificate {
+                let volume = volume.name.clone();
+                Source::Certificate(CertificateKey { volume, source }, p)
             } else {
-                return Err(Error::Unsupported("projected podCertificate"));
+                return Err(Error::Unsupported("projected, of an unknown kind"));
             })
         };
-        let sources = v.sources.iter().flatten().map(projected);
+        let sources = v.sources.iter().flatten().enumerate().map(projected);
         (v.default_mode, sources.collect::<Result<_, _>>()?)
     } else {
         return Ok(None);
@@ -181,12 +212,42 @@ fn token(
         kind: "token",
         name: key.audience.clone(),
     })?;
-    // With an fsGroup the group gets to read it (volume/ownership.rs), without one everybody.
+    let file = File::new(token.clone().into_bytes(), credential_mode(input, mode));
+    files.insert(projection.path.clone(), file);
+    Ok(())
+}
+
+/// With an fsGroup the group gets to read it (volume/ownership.rs), without one everybody.
+fn credential_mode(input: Input<'_>, mode: i32) -> i32 {
     let context = spec::spec(input.pod).security_context.as_ref();
     let group = context.and_then(|context| context.fs_group);
-    let mode = if group.is_some() { 0o600 } else { mode };
-    let file = File::new(token.clone().into_bytes(), mode);
-    files.insert(projection.path.clone(), file);
+    if group.is_some() { 0o600 } else { mode }
+}
+
+fn certificate(
+    input: Input<'_>,
+    key: &CertificateKey,
+    projection: &PodCertificateProjection,
+    mode: i32,
+    files: &mut Payload,
+) -> Result<(), Error> {
+    let bundle = input.certificates.get(key).ok_or_else(|| Error::Missing {
+        kind: "certificate of signer",
+        name: projection.signer_name.clone(),
+    })?;
+    let Bundle { key, chain } = bundle;
+    let mode = credential_mode(input, mode);
+    let mut add = |path: &Option<String>, data: Vec<u8>| {
+        if let Some(path) = path.as_ref().filter(|path| !path.is_empty()) {
+            files.insert(path.clone(), File::new(data, mode));
+        }
+    };
+    add(
+        &projection.credential_bundle_path,
+        [&key[..], chain].concat(),
+    );
+    add(&projection.key_path, key.clone());
+    add(&projection.certificate_chain_path, chain.clone());
     Ok(())
 }
 
@@ -319,11 +380,21 @@ mod tests {
         };
         let tokens = [(key, "jwt".to_owned())].into();
         let facts = Facts::default();
+        let key = CertificateKey {
+            volume: "v".to_owned(),
+            source: 1,
+        };
+        let bundle = Bundle {
+            key: b"key\n".to_vec(),
+            chain: b"chain\n".to_vec(),
+        };
+        let certificates = [(key, bundle)].into();
         let input = Input {
             pod: &pod,
             facts: &facts,
             objects: &objects,
             tokens: &tokens,
+            certificates: &certificates,
             allocatable: (1000, 1 << 30),
         };
         payload(input, &serde_json::from_value(volume).unwrap())
@@ -396,6 +467,24 @@ mod tests {
         assert!(files["ca.pem"].data.is_empty());
         let found = run(source(json!({ "name": "roots", "path": "ca.pem" })));
         assert_eq!(found.unwrap().unwrap()["ca.pem"].data, b"pem");
+    }
+
+    #[test]
+    fn a_certificate_is_a_bundle_or_its_parts() {
+        let files = run(json!({ "name": "v", "projected": { "sources": [
+            { "downwardAPI": { "items": [] } },
+            { "podCertificate": { "signerName": "a.b/c", "keyType": "ED25519",
+                "credentialBundlePath": "bundle.pem", "keyPath": "key.pem",
+                "certificateChainPath": "chain.pem" } } ] } }))
+        .unwrap()
+        .unwrap();
+        assert_eq!(files["bundle.pem"].data, b"key\nchain\n");
+        assert_eq!(files["key.pem"].data, b"key\n");
+        assert_eq!(files["chain.pem"].data, b"chain\n");
+        let other = run(json!({ "name": "v", "projected": { "sources": [
+            { "podCertificate": { "signerName": "a.b/c", "keyType": "ED25519",
+                "keyPath": "key.pem" } } ] } }));
+        assert!(matches!(other, Err(Error::Missing { .. })), "{other:?}");
     }
 
     #[test]

@@ -268,7 +268,7 @@ fn number(text: &str) -> Result<u32, ParseError> {
         }
         Ok(number) => Ok(u32::try_from(number).unwrap_or(u32::MAX)),
         Err(_) => {
-            let why = format!("strconv.Atoi: parsing {text:?}: invalid syntax");
+            let why = crate::status::not_a_number("Atoi", text);
             Err(ParseError(format!(
                 "failed to parse int from {text}: {why}"
             )))

@@ -23,6 +23,7 @@ pub(crate) mod service;
 pub(crate) mod webhook;
 pub(crate) mod workload;
 
+pub use certificate::of_pod::end as pod_certificate_end;
 pub use webhook::CONDITIONS as WEBHOOK_CONDITIONS;
 
 /// The rules of the kind for a new object.
@@ -35,6 +36,9 @@ pub(crate) fn validate_create(resource: &Resource, doc: &Doc<'_>, errors: &mut E
         ("batch", "Job") => batch::job::create(doc, errors),
         ("batch", "CronJob") => batch::cron::create(doc, errors),
         ("certificates.k8s.io", "CertificateSigningRequest") => certificate::create(doc, errors),
+        ("certificates.k8s.io", "PodCertificateRequest") => {
+            certificate::of_pod::create(doc, errors);
+        }
         ("", "Endpoints") => endpoints::endpoints(doc, None, errors),
         ("discovery.k8s.io", "EndpointSlice") => endpoints::slice(doc, None, errors),
         ("networking.k8s.io", "NetworkPolicy") => network_policy::create(doc, errors),
@@ -128,6 +132,12 @@ pub(crate) fn validate_update(
         }
         ("certificates.k8s.io", "CertificateSigningRequest", part) => {
             certificate::update(new, old, part, errors);
+        }
+        ("certificates.k8s.io", "PodCertificateRequest", "") => {
+            crate::validate::meta::immutable(new, old, &["spec"], errors);
+        }
+        ("certificates.k8s.io", "PodCertificateRequest", "status") => {
+            certificate::of_pod::update_status(new, old, errors);
         }
         ("scheduling.k8s.io", "PriorityClass", _) => class::update_priority(new, old, errors),
         (webhook::GROUP, kind, _) if webhook::KINDS.contains(&kind) => {

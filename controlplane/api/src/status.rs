@@ -14,7 +14,7 @@ use crate::doc::Value;
 mod quote;
 mod wire;
 
-pub use quote::{is_printable, quote};
+pub use quote::{is_printable, not_a_number, quote};
 
 /// How many seconds clients are asked to wait after an error that may pass by itself.
 pub const RETRY_AFTER_SECONDS: u32 = 1;

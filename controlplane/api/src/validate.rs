@@ -19,7 +19,7 @@ pub(crate) mod resource_name;
 use path::Errors;
 
 /// Kinds with validation of their own, as (group, kind). Others have the metadata rules only.
-pub const COVERED: [(&str, &str); 32] = [
+pub const COVERED: [(&str, &str); 33] = [
     ("", "ConfigMap"),
     ("", "Endpoints"),
     ("", "Event"),
@@ -41,6 +41,7 @@ pub const COVERED: [(&str, &str); 32] = [
     ("batch", "CronJob"),
     ("batch", "Job"),
     ("certificates.k8s.io", "CertificateSigningRequest"),
+    ("certificates.k8s.io", "PodCertificateRequest"),
     ("coordination.k8s.io", "Lease"),
     ("discovery.k8s.io", "EndpointSlice"),
     ("events.k8s.io", "Event"),

@@ -9,13 +9,14 @@ pub mod matching;
 mod namespace;
 mod node;
 mod pod;
+mod pod_certificate;
 mod policy;
 mod priority;
 pub mod quota;
 mod runtime_class;
 pub mod webhook;
 
-use api::{Doc, Object as DocObject, Resource, Status, Value};
+use api::{Doc, FieldError, Object as DocObject, Resource, Status, Value};
 
 use crate::{cache::Object, call::Call, storage::Write};
 
@@ -74,6 +75,23 @@ impl<'c> Admission<'c> {
             pod::mutate(self, doc)?;
         }
         Ok(())
+    }
+
+    /// What is wrong with the certificates of a well-formed object: `api` does not read them. `status_of` is
+    /// what an update of the status starts from.
+    pub fn check_certificates(
+        &self,
+        doc: &Doc<'_>,
+        status_of: Option<&Doc<'_>>,
+    ) -> Option<FieldError> {
+        if !self.is("certificates.k8s.io", "podcertificaterequests") {
+            return None;
+        }
+        match status_of {
+            Some(old) => pod_certificate::check_status(self.call, doc, old),
+            None if self.is_create() => pod_certificate::check_request(doc),
+            None => None,
+        }
     }
 
     /// Plugins that look at the final bytes. Webhooks are asked after them, and quotas charged last

@@ -35,7 +35,7 @@ use crate::cache::{Cache, Change};
 use crate::clock;
 use crate::identity::{GROUP_MASTERS, PeerCertificates, UserInfo};
 use jwt::TokenKey;
-use node::{NodeAnswer, NodeGraph};
+use node::{NodeAnswer, NodeGraph, Source};
 use rbac::{RbacIndex, RbacKind};
 use review::Verdict;
 use rule::PolicyRule;
@@ -131,7 +131,7 @@ impl Auth {
             certificates,
             tokens,
             rbac: observe_rbac(cache),
-            nodes: observe_pods(cache),
+            nodes: observe_node_graph(cache),
             node_rules: seed::node_rules(),
         };
         Ok(Self {
@@ -174,6 +174,11 @@ impl Auth {
         }
     }
 
+    /// Whether somebody may decide about requests to a signer.
+    pub fn may_sign(&self, user: &UserInfo, signer: &str) -> bool {
+        certificates::may_for_signer("sign", signer, |asked| self.decide(user, asked).allowed)
+    }
+
     /// NodeRestriction, RBAC escalation, CSR signer checks. Runs inside every write attempt after
     /// defaulting; `new` is absent for deletes, `old` is the stored object's canonical bytes.
     pub fn admit(
@@ -183,6 +188,7 @@ impl Auth {
         new: Option<&Doc<'_>>,
         old: Option<&[u8]>,
     ) -> Result<(), Status> {
+        let may = |further: &Attributes| self.decide(user, further).allowed;
         if let Some(node) = user.node_name() {
             let old: Option<serde_json::Value> =
                 old.and_then(|old| serde_json::from_slice(old).ok());
@@ -193,11 +199,11 @@ impl Auth {
                 asked: attributes,
                 new,
                 old: old.as_ref(),
+                may: &may,
             }
             .check()?;
         }
         let Some(new) = new else { return Ok(()) };
-        let may = |further: &Attributes| self.decide(user, further).allowed;
         match (attributes.group.as_str(), attributes.resource.as_str()) {
             (
                 escalation::GROUP,
@@ -391,17 +397,28 @@ fn observe_rbac(cache: &Cache) -> Arc<RwLock<RbacIndex>> {
     index
 }
 
-fn observe_pods(cache: &Cache) -> Arc<RwLock<NodeGraph>> {
+fn observe_node_graph(cache: &Cache) -> Arc<RwLock<NodeGraph>> {
     let graph = Arc::new(RwLock::new(NodeGraph::default()));
-    if let Some(pods) = cache.resource("", "pods") {
+    let kinds = [
+        ("", "pods", Source::Pod),
+        (
+            certificates::GROUP,
+            "podcertificaterequests",
+            Source::PodCertificateRequest,
+        ),
+    ];
+    for (group, plural, source) in kinds {
+        let Some(resource) = cache.resource(group, plural) else {
+            continue;
+        };
         let observed = graph.clone();
         let observer = move |change: &Change| {
             observed
                 .write()
                 .expect("no code panics under this lock")
-                .apply(change);
+                .apply(source, change);
         };
-        cache.observe(pods, Box::new(observer));
+        cache.observe(resource, Box::new(observer));
     }
     graph
 }

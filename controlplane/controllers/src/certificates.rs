@@ -1,9 +1,11 @@
 //! Certificate signing requests: what they ask for, who may have it, and signing it.
 //!
-//! `request` parses, `approve` decides, `sign` signs with the cluster CA. Rules of
+//! `request` parses, `approve` decides, `sign` signs with the cluster CA; `clean` takes pods' requests away
+//! that have served. Rules of
 //! pkg/apis/certificates/helpers.go and pkg/controller/certificates.
 
 pub mod approve;
+pub mod clean;
 pub mod request;
 pub mod sign;
 

@@ -91,7 +91,8 @@ fn controllers(context: &Context) -> Vec<Box<dyn Controller>> {
     let pools = context.cluster_cidrs.clone();
     vec![
         Box::new(aggregation::ClusterRoleAggregation),
-        Box::new(certificates::approve::Approver),
+        Box::<certificates::approve::Approver>::default(),
+        Box::new(certificates::clean::PodRequestCleaner),
         Box::new(certificates::sign::Signing),
         Box::new(cronjob::CronJobController),
         Box::<daemonset::DaemonSetController>::default(),

@@ -156,6 +156,7 @@ world! {
     ServiceAccount accounts,
     ConfigMap configmaps,
     CertificateSigningRequest requests,
+    PodCertificateRequest pod_requests,
     ClusterRole clusterroles,
     ReplicationController replicationcontrollers,
     ResourceQuota quotas,

@@ -403,10 +403,7 @@ impl Driver {
                     tracing::debug!(pod = %key, %message, "no node for the pod");
                     self.queue.unschedulable(&key, why.plugins, Instant::now());
                     match preempt(&self.snapshot, &pod, &self.budgets) {
-                        Ok(candidate) => {
-                            self.preempt(&pod, candidate);
-                            self.explain(pod, message);
-                        }
+                        Ok(candidate) => self.preempt(pod, candidate, message),
                         Err(useless) => {
                             self.explain(pod, format!("{message} preemption: {useless}"));
                         }
@@ -440,14 +437,14 @@ impl Driver {
     }
 
     /// Makes room on a node; the pod tries again when its victims are gone.
-    fn preempt(&mut self, pod: &Arc<Pod>, candidate: Candidate) {
+    fn preempt(&mut self, pod: Arc<Pod>, candidate: Candidate, message: String) {
         let Candidate { node, victims, .. } = candidate;
-        let displaced = displaced(&self.snapshot, pod, &node);
+        let displaced = displaced(&self.snapshot, &pod, &node);
         for other in &displaced {
             self.snapshot.break_promise(&other.key());
         }
-        self.snapshot.promise(pod, &node);
-        let (client, recorder, pod) = (self.client.clone(), self.recorder.clone(), pod.clone());
+        self.snapshot.promise(&pod, &node);
+        let (client, recorder) = (self.client.clone(), self.recorder.clone());
         self.tasks.spawn(async move {
             let told = |what: &'static str, of: &Pod, result: Result<(), kube::Error>| {
                 if let Err(error) = &result {
@@ -462,11 +459,12 @@ impl Driver {
                 }
             }
             for other in &displaced {
-                let cleared = bind::nominate(&client, other, None).await;
+                let cleared = bind::break_promise(&client, other).await;
                 told("nomination not cleared", other, cleared);
             }
-            let nominated = bind::nominate(&client, &pod, Some(&node)).await;
-            told("nomination not written", &pod, nominated);
+            let marked = bind::mark(&client, &pod, &message, Some(&node)).await;
+            told("nomination not written", &pod, marked);
+            bind::record(&recorder, &pod, Err(&message)).await;
             Bound {
                 key: pod.key(),
                 uid: pod.uid().to_owned(),
@@ -479,7 +477,7 @@ impl Driver {
         let client = self.client.clone();
         let recorder = self.recorder.clone();
         self.tasks.spawn(async move {
-            if let Err(error) = bind::mark(&client, &pod, &message).await {
+            if let Err(error) = bind::mark(&client, &pod, &message, None).await {
                 tracing::debug!(pod = %pod.key(), %error, "condition not written");
             }
             bind::record(&recorder, &pod, Err(&message)).await;

@@ -333,8 +333,12 @@ fn remote_pods(
             .push(address);
     }
     let pods = addresses.into_values();
-    pods.map(|(pod, addresses)| Arc::new(policy_pod(state, pod, addresses)))
-        .collect()
+    pods.map(|(pod, mut addresses)| {
+        // In one order: the compiler knows a pod again by all of it.
+        addresses.sort_unstable();
+        Arc::new(policy_pod(state, pod, addresses))
+    })
+    .collect()
 }
 
 fn policy_pod(state: &State, pod: &Pod, addresses: Vec<IpAddr>) -> policies::Pod {

@@ -112,75 +112,63 @@ fn question(authorize: Arc<dyn Authorize>, access: Access, step: Step) -> Value 
     }))
 }
 
+/// A function that makes a question more precise: its name, where it may stand, where it leads, and what
+/// its argument is.
+type Refinement = (&'static str, Step, Step, fn(&mut Access, String));
+
+const REFINEMENTS: [Refinement; 8] = [
+    ("path", Step::Authorizer, Step::Path, |access, text| {
+        access.path = Some(text);
+    }),
+    ("group", Step::Authorizer, Step::Group, |access, text| {
+        access.group = text;
+    }),
+    ("resource", Step::Group, Step::Resource, |access, text| {
+        access.resource = text;
+    }),
+    (
+        "subresource",
+        Step::Resource,
+        Step::Resource,
+        |access, text| {
+            access.subresource = text;
+        },
+    ),
+    (
+        "namespace",
+        Step::Resource,
+        Step::Resource,
+        |access, text| {
+            access.namespace = text;
+        },
+    ),
+    ("name", Step::Resource, Step::Resource, |access, text| {
+        access.name = text;
+    }),
+    ("fieldSelector", Step::Resource, Step::Resource, |_, _| ()),
+    ("labelSelector", Step::Resource, Step::Resource, |_, _| ()),
+];
+
 pub(super) fn register(context: &mut Context<'_>) {
-    context.add_function(
-        "path",
-        |This(this): This<Value>, path: Arc<String>| -> Answer {
-            next(&this, &[Step::Authorizer], Step::Path, |q| {
-                q.access.path = Some(path.to_string());
+    for (name, from, to, refine) in REFINEMENTS {
+        let function = move |This(this): This<Value>, text: Arc<String>| -> Answer {
+            next(&this, from, to, |question| {
+                refine(&mut question.access, text.to_string());
             })
-        },
-    );
-    context.add_function(
-        "group",
-        |This(this): This<Value>, group: Arc<String>| -> Answer {
-            next(&this, &[Step::Authorizer], Step::Group, |q| {
-                q.access.group = group.to_string();
-            })
-        },
-    );
+        };
+        context.add_function(name, function);
+    }
     context.add_function(
         "serviceAccount",
         |This(this): This<Value>, namespace: Arc<String>, name: Arc<String>| -> Answer {
-            next(&this, &[Step::Authorizer], Step::Authorizer, |q| {
-                q.subject = Subject::ServiceAccount {
+            next(&this, Step::Authorizer, Step::Authorizer, |question| {
+                question.subject = Subject::ServiceAccount {
                     namespace: namespace.to_string(),
                     name: name.to_string(),
                 };
             })
         },
     );
-    context.add_function(
-        "resource",
-        |This(this): This<Value>, resource: Arc<String>| -> Answer {
-            next(&this, &[Step::Group], Step::Resource, |q| {
-                q.access.resource = resource.to_string();
-            })
-        },
-    );
-    let same = [Step::Resource];
-    context.add_function(
-        "subresource",
-        move |This(this): This<Value>, text: Arc<String>| -> Answer {
-            next(&this, &same, Step::Resource, |q| {
-                q.access.subresource = text.to_string()
-            })
-        },
-    );
-    context.add_function(
-        "namespace",
-        move |This(this): This<Value>, text: Arc<String>| -> Answer {
-            next(&this, &same, Step::Resource, |q| {
-                q.access.namespace = text.to_string()
-            })
-        },
-    );
-    context.add_function(
-        "name",
-        move |This(this): This<Value>, text: Arc<String>| -> Answer {
-            next(&this, &same, Step::Resource, |q| {
-                q.access.name = text.to_string()
-            })
-        },
-    );
-    for selector in ["fieldSelector", "labelSelector"] {
-        context.add_function(
-            selector,
-            move |This(this): This<Value>, _: Arc<String>| -> Answer {
-                next(&this, &same, Step::Resource, |_| ())
-            },
-        );
-    }
     context.add_function("check", check);
     context.add_function("allowed", |This(this): This<Value>| -> Answer<bool> {
         decision(&this).map(|decision| decision.allowed)
@@ -208,9 +196,9 @@ fn check(This(this): This<Value>, verb: Arc<String>) -> Answer {
     Ok(Value::Opaque(Arc::new(decision)))
 }
 
-fn next(this: &Value, from: &[Step], to: Step, change: impl FnOnce(&mut Question)) -> Answer {
+fn next(this: &Value, from: Step, to: Step, change: impl FnOnce(&mut Question)) -> Answer {
     let mut question = opaque::<Question>(this)
-        .filter(|question| from.contains(&question.step))
+        .filter(|question| from == question.step)
         .ok_or(ExecutionError::NoSuchOverload)?
         .clone();
     question.step = to;

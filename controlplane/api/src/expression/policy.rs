@@ -60,7 +60,7 @@ pub struct Problem {
 }
 
 /// What expressions about a request may refer to.
-fn roots(has_params: bool, has_authorizer: bool) -> Vec<&'static str> {
+pub fn roots(has_params: bool, has_authorizer: bool) -> Vec<&'static str> {
     let mut roots = vec!["object", "oldObject", "request", "namespaceObject"];
     if has_params {
         roots.push("params");
@@ -68,13 +68,6 @@ fn roots(has_params: bool, has_authorizer: bool) -> Vec<&'static str> {
     if has_authorizer {
         roots.extend(["authorizer", REQUEST_RESOURCE]);
     }
-    roots
-}
-
-/// What match conditions may refer to: the namespace is not looked up for them.
-pub fn condition_roots(has_params: bool) -> Vec<&'static str> {
-    let mut roots = roots(has_params, true);
-    roots.retain(|root| *root != "namespaceObject");
     roots
 }
 
@@ -153,7 +146,7 @@ impl Compiler {
     }
 
     fn conditions(&mut self, list: &[Value<'_>]) -> Vec<Expression> {
-        let roots = condition_roots(self.has_params);
+        let roots = roots(self.has_params, true);
         let environment = Environment {
             roots: &roots,
             variables: &[],

@@ -259,7 +259,7 @@ impl Rewriter<'_> {
         };
         let (args, kinds) = self.exprs(args)?;
         if is_operator {
-            return self.operator(id, func_name, args, &kinds);
+            return self.operator(id, &func_name, args, &kinds);
         }
         let kind = library::result(&func_name);
         let func_name = match func_name.as_str() {
@@ -286,77 +286,24 @@ impl Rewriter<'_> {
     fn operator(
         &mut self,
         id: u64,
-        operator: String,
-        mut args: Vec<IdedExpr>,
+        operator: &str,
+        args: Vec<IdedExpr>,
         kinds: &[Option<Kind>],
     ) -> Step {
-        let no_overload = |kinds: &[Option<Kind>]| {
+        let kind = of_operator(operator, kinds).map_err(|NoOverload| {
             let names: Vec<&str> = kinds.iter().map(|k| k.map_or("dyn", Kind::name)).collect();
-            self.error(
-                "",
-                &format!(
-                    "found no matching overload for '{operator}' applied to '({})'",
-                    names.join(", ")
-                ),
-            )
+            let names = names.join(", ");
+            let text =
+                format!("found no matching overload for '{operator}' applied to '({names})'");
+            self.error("", &text)
+        })?;
+        let evaluated = match operator {
+            operators::ADD => library::ADD,
+            // The interpreter fails where a field is absent; its index does not.
+            operators::OPT_SELECT => operators::OPT_INDEX,
+            operator => operator,
         };
-        let kind = match operator.as_str() {
-            operators::CONDITIONAL => match kinds {
-                [Some(kind), _, _] if *kind != Kind::Bool => return Err(no_overload(kinds)),
-                [_, a, b] if a == b => *a,
-                _ => None,
-            },
-            operators::LOGICAL_AND | operators::LOGICAL_OR | operators::LOGICAL_NOT => {
-                if kinds.iter().flatten().any(|kind| *kind != Kind::Bool) {
-                    return Err(no_overload(kinds));
-                }
-                Some(Kind::Bool)
-            }
-            operators::LESS
-            | operators::LESS_EQUALS
-            | operators::GREATER
-            | operators::GREATER_EQUALS => {
-                if let [Some(a), Some(b)] = kinds
-                    && a != b
-                    && !(a.is_number() && b.is_number())
-                {
-                    return Err(no_overload(kinds));
-                }
-                Some(Kind::Bool)
-            }
-            operators::EQUALS | operators::NOT_EQUALS => {
-                if let [Some(a), Some(b)] = kinds
-                    && a != b
-                    && *a != Kind::Null
-                    && *b != Kind::Null
-                {
-                    return Err(no_overload(kinds));
-                }
-                Some(Kind::Bool)
-            }
-            operators::IN | operators::NOT_STRICTLY_FALSE => Some(Kind::Bool),
-            operators::NEGATE => kinds.first().copied().flatten(),
-            operators::ADD
-            | operators::SUBSTRACT
-            | operators::MULTIPLY
-            | operators::DIVIDE
-            | operators::MODULO => match kinds {
-                [Some(a), Some(b)] if a != b => return Err(no_overload(kinds)),
-                [Some(a), _] | [_, Some(a)] if a.is_number() || *a == Kind::String => Some(*a),
-                [a, b] if a == b => *a,
-                _ => None,
-            },
-            operators::OPT_SELECT => {
-                // The interpreter fails where a field is absent; its index does not.
-                return Ok((call(id, operators::OPT_INDEX, args), None));
-            }
-            _ => None,
-        };
-        if operator == operators::ADD {
-            let sum = call(id, library::ADD, std::mem::take(&mut args));
-            return Ok((sum, kind));
-        }
-        Ok((call(id, &operator, args), kind))
+        Ok((call(id, evaluated, args), kind))
     }
 
     fn bind(&mut self, id: u64, args: Vec<IdedExpr>) -> Step {
@@ -514,6 +461,54 @@ impl Rewriter<'_> {
             "^"
         )
     }
+}
+
+/// The operator is not for those kinds.
+struct NoOverload;
+
+/// What an operator makes of values of those kinds.
+fn of_operator(operator: &str, kinds: &[Option<Kind>]) -> Result<Option<Kind>, NoOverload> {
+    Ok(match operator {
+        operators::CONDITIONAL => match kinds {
+            [Some(kind), _, _] if *kind != Kind::Bool => return Err(NoOverload),
+            [_, a, b] if a == b => *a,
+            _ => None,
+        },
+        operators::LOGICAL_AND | operators::LOGICAL_OR | operators::LOGICAL_NOT => {
+            if kinds.iter().flatten().any(|kind| *kind != Kind::Bool) {
+                return Err(NoOverload);
+            }
+            Some(Kind::Bool)
+        }
+        operators::LESS
+        | operators::LESS_EQUALS
+        | operators::GREATER
+        | operators::GREATER_EQUALS => match kinds {
+            [Some(a), Some(b)] if a != b && !(a.is_number() && b.is_number()) => {
+                return Err(NoOverload);
+            }
+            _ => Some(Kind::Bool),
+        },
+        operators::EQUALS | operators::NOT_EQUALS => match kinds {
+            [Some(a), Some(b)] if a != b && ![*a, *b].contains(&Kind::Null) => {
+                return Err(NoOverload);
+            }
+            _ => Some(Kind::Bool),
+        },
+        operators::IN | operators::NOT_STRICTLY_FALSE => Some(Kind::Bool),
+        operators::NEGATE => kinds.first().copied().flatten(),
+        operators::ADD
+        | operators::SUBSTRACT
+        | operators::MULTIPLY
+        | operators::DIVIDE
+        | operators::MODULO => match kinds {
+            [Some(a), Some(b)] if a != b => return Err(NoOverload),
+            [Some(a), _] | [_, Some(a)] if a.is_number() || *a == Kind::String => Some(*a),
+            [a, b] if a == b => *a,
+            _ => None,
+        },
+        _ => None,
+    })
 }
 
 fn call(id: u64, name: &str, args: Vec<IdedExpr>) -> IdedExpr {

@@ -70,7 +70,7 @@ pub(crate) fn policy(doc: &Doc<'_>, old: Option<&Doc<'_>>, errors: &mut Errors) 
         param_kind(kind, &path.child("paramKind"), errors);
     }
     constraints(spec, is_mutating, &path, errors);
-    let roots = policy::condition_roots(spec.get("paramKind").is_some());
+    let roots = policy::roots(spec.get("paramKind").is_some(), true);
     let environment = Environment {
         roots: &roots,
         variables: &[],

@@ -10,8 +10,10 @@ use base64::engine::general_purpose::STANDARD;
 
 use crate::doc::{Doc, Value};
 use crate::strategy::{copy, same};
-use crate::validate::names::{Problems, dns_label, dns_subdomain};
 use crate::validate::path::{Errors, Path};
+
+pub(crate) mod of_pod;
+pub(crate) mod signer;
 
 const USAGES: [&str; 23] = [
     "any",
@@ -40,8 +42,6 @@ const USAGES: [&str; 23] = [
 ];
 /// The shortest life a requester may ask for.
 const MIN_SECONDS: i64 = 600;
-/// The longest path of a signer's name.
-const MAX_SIGNER: usize = 571;
 
 /// The status endpoint keeps approvals and denials, the approval endpoint everything but conditions.
 pub(crate) fn prepare_update<'a>(new: &mut Doc<'a>, old: &Doc<'a>, subresource: &str) {
@@ -127,7 +127,12 @@ pub(crate) fn create(doc: &Doc<'_>, errors: &mut Errors) {
         }
     }
     let signer = doc.str_at(&["spec", "signerName"]).unwrap_or_default();
-    signer_name(signer, &path.child("signerName"), errors);
+    let signer_at = path.child("signerName");
+    signer::name(signer, &signer_at, errors);
+    if signer == "kubernetes.io/legacy-unknown" {
+        let detail = "the legacy signerName is not allowed via this API version";
+        errors.invalid(&signer_at, signer, detail);
+    }
     let seconds = doc.int_at(&["spec", "expirationSeconds"]);
     if let Some(seconds) = seconds.filter(|s| *s < MIN_SECONDS) {
         let detail = "may not specify a duration less than 600 seconds (10 minutes)";
@@ -143,44 +148,6 @@ fn request(doc: &Doc<'_>, path: &Path<'_>, errors: &mut Errors) {
     if !pem.contains("-----BEGIN CERTIFICATE REQUEST-----") {
         let detail = "PEM block type must be CERTIFICATE REQUEST";
         errors.invalid(&path.child("request"), text, detail);
-    }
-}
-
-fn signer_name(name: &str, at: &Path<'_>, errors: &mut Errors) {
-    if name.is_empty() {
-        return errors.required(at, "");
-    }
-    if name == "kubernetes.io/legacy-unknown" {
-        let detail = "the legacy signerName is not allowed via this API version";
-        return errors.invalid(at, name, detail);
-    }
-    let Some((domain, rest)) = name.split_once('/').filter(|(_, rest)| !rest.contains('/')) else {
-        let detail = "must be a fully qualified domain and path of the form \
-                      'example.com/signer-name'";
-        return errors.invalid(at, name, detail);
-    };
-    first_problem(domain, dns_label, at, errors);
-    if !domain.contains('.') {
-        let detail = "should be a domain with at least two segments separated by dots";
-        errors.invalid(at, domain, detail);
-    }
-    first_problem(rest, dns_subdomain, at, errors);
-    if name.len() > MAX_SIGNER {
-        errors.too_long(at, MAX_SIGNER);
-    }
-}
-
-/// The problems of the first malformed label.
-fn first_problem(text: &str, rule: fn(&str) -> Problems, at: &Path<'_>, errors: &mut Errors) {
-    let Some(label) = text.split('.').find(|label| !rule(label).is_empty()) else {
-        return;
-    };
-    for problem in rule(label) {
-        let detail = format!(
-            "validating label {}: {problem}",
-            crate::status::quote(label)
-        );
-        errors.invalid(at, text, detail);
     }
 }
 

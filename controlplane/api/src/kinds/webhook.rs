@@ -6,7 +6,7 @@
 use std::collections::HashSet;
 
 use crate::doc::{Doc, Value};
-use crate::expression::{Environment, Expression, Kind};
+use crate::expression::{Environment, Expression, Kind, policy};
 use crate::validate::meta::{Selectors, label_selector};
 use crate::validate::names::{dns_1035_label, dns_subdomain, label_key, port_number};
 use crate::validate::path::{Errors, Path};
@@ -26,6 +26,7 @@ pub const CONDITIONS: Environment<'static> = Environment {
         "request",
         "namespaceObject",
         "authorizer",
+        policy::REQUEST_RESOURCE,
     ],
     variables: &[],
     structs: false,

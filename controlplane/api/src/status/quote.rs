@@ -25,6 +25,21 @@ pub fn quote(text: &str) -> String {
     out
 }
 
+/// Why a text is not a number, as Go's `strconv` says it; `function` is the one that would read it.
+pub fn not_a_number(function: &str, text: &str) -> String {
+    let digits = match function {
+        "ParseUint" => text,
+        _ => text.strip_prefix(['+', '-']).unwrap_or(text),
+    };
+    let is_number = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
+    let why = if is_number {
+        "value out of range"
+    } else {
+        "invalid syntax"
+    };
+    format!("strconv.{function}: parsing {}: {why}", quote(text))
+}
+
 /// Letters, marks, numbers, punctuation and symbols: what Go prints as it is.
 pub fn is_printable(c: char) -> bool {
     if c.is_ascii() {

@@ -19,7 +19,7 @@ use std::{
     time::Duration,
 };
 
-use api::{Format, Header, Resource, Status, Value};
+use api::{Format, Header, Resource, Status, Value, expression::authorizer::Access};
 use bumpalo::Bump;
 
 use super::{
@@ -283,6 +283,20 @@ impl<'t> Told<'t> {
         } = matched;
         let other = api::Facts::get().resource(group, version, plural);
         other.unwrap_or(self.resource)
+    }
+
+    /// What the request itself asks of authorization, but for the verb.
+    pub(super) fn access(&self) -> Access {
+        let attributes = &self.call.attributes;
+        Access {
+            verb: String::new(),
+            path: None,
+            group: attributes.group.clone(),
+            resource: attributes.resource.clone(),
+            subresource: attributes.subresource.clone(),
+            namespace: attributes.namespace.clone(),
+            name: self.name.to_owned(),
+        }
     }
 
     /// The kind of its object, when it is asked as a request for `resource`.

@@ -56,8 +56,7 @@ fn check_version(row: &Resource, doc: &Doc<'_>, old: &Object) -> Result<(), Stat
         Ok(version) if version == old.revision => Ok(()),
         Ok(_) => Err(Status::stale(row.group, row.plural, old.name())),
         Err(_) => {
-            let quoted = api::status::quote(version);
-            let text = format!("strconv.ParseUint: parsing {quoted}: invalid syntax");
+            let text = api::status::not_a_number("ParseUint", version);
             Err(Status::new(500, "", text))
         }
     }

@@ -5,7 +5,7 @@
 //! other on the same document.
 
 use api::{
-    Doc, Resource, Status, Value,
+    Doc, FieldError, Resource, Status, Value,
     strategy::{Part, SystemFields},
 };
 use bumpalo::Bump;
@@ -118,7 +118,8 @@ fn create_rest(
         now: &now,
     };
     warnings.append(&mut api::strategy::prepare_create(row, &mut doc, fields));
-    let errors = api::validate::validate_create(row, &doc);
+    let mut errors = api::validate::validate_create(row, &doc);
+    errors.extend(admission.check_certificates(&doc, None));
     if !errors.is_empty() {
         return Err(Status::invalid(row.group, row.kind, doc.name(), &errors));
     }
@@ -221,7 +222,7 @@ fn update_rest<'a>(
         if row.plural == "certificatesigningrequests" {
             api::strategy::populate_certificate_times(&mut doc, old_doc, &call.now_text());
         }
-        let errors = api::validate::validate_update(row, &doc, old_doc, part);
+        let errors = invalid_update(&admission, &doc, old_doc, part);
         if !errors.is_empty() {
             return Err(Status::invalid(row.group, row.kind, doc.name(), &errors));
         }
@@ -256,6 +257,20 @@ fn update_rest<'a>(
     } else {
         Step::Write(prepared)
     })
+}
+
+/// What is wrong with an update.
+fn invalid_update(
+    admission: &Admission<'_>,
+    doc: &Doc<'_>,
+    old: &Doc<'_>,
+    part: Part<'_>,
+) -> Vec<FieldError> {
+    let mut errors = api::validate::validate_update(admission.row, doc, old, part);
+    if errors.is_empty() && part == Part::Subresource("status") {
+        errors.extend(admission.check_certificates(doc, Some(old)));
+    }
+    errors
 }
 
 /// The plugins once more over an object that webhooks changed.

@@ -84,7 +84,7 @@ pub fn check(
 }
 
 /// By the signer's name or by its domain.
-fn may_for_signer(verb: &str, signer: &str, may: impl Fn(&Attributes) -> bool) -> bool {
+pub fn may_for_signer(verb: &str, signer: &str, may: impl Fn(&Attributes) -> bool) -> bool {
     let domain = signer.split_once('/').map_or(signer, |(domain, _)| domain);
     [signer.to_owned(), format!("{domain}/*")]
         .into_iter()

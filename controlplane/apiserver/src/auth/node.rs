@@ -1,12 +1,14 @@
 //! The Node authorizer: a node reads what its own pods refer to and writes what is its own.
 //!
 //! Port of `plugin/pkg/auth/authorizer/node`. The graph is kept from the cache's changes of pods:
-//! node → its pods → the secrets, config maps, claims and service accounts they name. Persistent
-//! volumes and resource claims are not part of it yet: nodes cannot read them.
+//! node → its pods → the secrets, config maps, claims and service accounts they name, and of pod
+//! certificate requests, which name their node. Persistent volumes and resource claims are not part of it
+//! yet: nodes cannot read them.
 
 use std::collections::HashMap;
 
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
 use super::lenient;
 use super::rule::{PolicyRule, any_allows};
@@ -16,10 +18,18 @@ use crate::cache::{Change, Object};
 /// Namespace of the leases nodes renew.
 pub const NODE_LEASE_NAMESPACE: &str = "kube-node-lease";
 
-/// What a pod can lead to.
+/// What leads from a node to something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Source {
+    Pod,
+    PodCertificateRequest,
+}
+
+/// What a node can be led to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Vertex {
     Pod,
+    PodCertificateRequest,
     Secret,
     ConfigMap,
     ServiceAccount,
@@ -32,9 +42,9 @@ type Reference = (Vertex, String, String);
 /// Which node is related to what.
 #[derive(Debug, Default)]
 pub struct NodeGraph {
-    /// Node and references of each bound pod, by its key.
-    pods: HashMap<String, (String, Vec<Reference>)>,
-    /// How many pods of a node refer to something.
+    /// Node and references of each bound pod and of each request.
+    sources: HashMap<(Source, String), (String, Vec<Reference>)>,
+    /// How many of these refer to something, by node.
     related: HashMap<String, HashMap<Reference, usize>>,
 }
 
@@ -49,33 +59,44 @@ pub enum NodeAnswer {
 // === impl NodeGraph ===
 
 impl NodeGraph {
-    /// Takes over a change of a pod.
-    pub fn apply(&mut self, change: &Change) {
+    /// Takes over a change.
+    pub fn apply(&mut self, source: Source, change: &Change) {
         if let (Some(object), Some(prior)) = (&change.object, &change.prior)
             && object.uid() == prior.uid()
             && object.field("spec") == prior.field("spec")
         {
             return;
         }
-        let key = change.latest().key.to_string();
+        let key = (source, change.latest().key.to_string());
         self.remove(&key);
-        if let Some(object) = &change.object
-            && let Some(node) = object.node_name()
-        {
-            self.insert(key, node.to_owned(), references(object));
+        let Some(object) = &change.object else {
+            return;
+        };
+        match source {
+            Source::Pod => {
+                if let Some(node) = object.node_name() {
+                    self.insert(key, node.to_owned(), references(object));
+                }
+            }
+            Source::PodCertificateRequest => {
+                let spec: RequestSpec = spec_of(object);
+                let (namespace, name) = (object.namespace().to_owned(), object.name().to_owned());
+                let itself = (Vertex::PodCertificateRequest, namespace, name);
+                self.insert(key, spec.node_name, vec![itself]);
+            }
         }
     }
 
-    fn insert(&mut self, key: String, node: String, references: Vec<Reference>) {
+    fn insert(&mut self, key: (Source, String), node: String, references: Vec<Reference>) {
         let related = self.related.entry(node.clone()).or_default();
         for reference in &references {
             *related.entry(reference.clone()).or_default() += 1;
         }
-        self.pods.insert(key, (node, references));
+        self.sources.insert(key, (node, references));
     }
 
-    fn remove(&mut self, key: &str) {
-        let Some((node, references)) = self.pods.remove(key) else {
+    fn remove(&mut self, key: &(Source, String)) {
+        let Some((node, references)) = self.sources.remove(key) else {
             return;
         };
         let Some(related) = self.related.get_mut(&node) else {
@@ -114,6 +135,9 @@ impl NodeGraph {
                 ("storage.k8s.io", "csinodes") => return csi_node(node, asked),
                 ("", "nodes") => return own_node(node, asked),
                 ("", "pods") => return self.pod(node, asked),
+                ("certificates.k8s.io", "podcertificaterequests") => {
+                    return self.pod_certificate(node, asked);
+                }
                 ("", "persistentvolumes")
                 | ("storage.k8s.io", "volumeattachments")
                 | ("resource.k8s.io", "resourceclaims" | "resourceslices") => {
@@ -195,6 +219,22 @@ impl NodeGraph {
             _ => no(""),
         }
     }
+
+    /// NodeRestriction limits creations to pods of the node.
+    fn pod_certificate(&self, node: &str, asked: &Attributes) -> NodeAnswer {
+        if !asked.subresource.is_empty() {
+            return no("nodes may not access the status subresource of PodCertificateRequests");
+        }
+        match asked.verb.as_str() {
+            "create" => NodeAnswer::Allow,
+            "get" => self.related(node, Vertex::PodCertificateRequest, asked),
+            "list" | "watch" if selects_node(asked, node) => NodeAnswer::Allow,
+            "list" | "watch" => {
+                no("can only list/watch podcertificaterequests with nodeName field selector")
+            }
+            verb => no(format!("nodes may not {verb} podcertificaterequests")),
+        }
+    }
 }
 
 fn no(reason: impl Into<String>) -> NodeAnswer {
@@ -270,6 +310,12 @@ fn csi_node(node: &str, asked: &Attributes) -> NodeAnswer {
 
 #[derive(Deserialize, Default)]
 #[serde(default, rename_all = "camelCase")]
+struct RequestSpec {
+    node_name: String,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default, rename_all = "camelCase")]
 struct PodSpec {
     service_account_name: String,
     image_pull_secrets: Vec<Named>,
@@ -336,22 +382,26 @@ struct ClaimVolume {
 #[derive(Deserialize, Default)]
 #[serde(default)]
 struct Projected {
-    sources: Vec<Source>,
+    sources: Vec<ProjectedSource>,
 }
 
 #[derive(Deserialize, Default)]
 #[serde(default, rename_all = "camelCase")]
-struct Source {
+struct ProjectedSource {
     secret: Option<Named>,
     config_map: Option<Named>,
 }
 
-/// What a pod gives its node access to, the pod itself included.
-fn references(pod: &Object) -> Vec<Reference> {
-    let spec: PodSpec = pod
+fn spec_of<S: DeserializeOwned + Default>(object: &Object) -> S {
+    object
         .field("spec")
         .and_then(|spec| lenient::from_slice(spec.as_bytes()).ok())
-        .unwrap_or_default();
+        .unwrap_or_default()
+}
+
+/// What a pod gives its node access to, the pod itself included.
+fn references(pod: &Object) -> Vec<Reference> {
+    let spec: PodSpec = spec_of(pod);
     let mut found = vec![(Vertex::Pod, pod.name().to_owned())];
     found.push((Vertex::ServiceAccount, spec.service_account_name));
     found.extend(
@@ -396,6 +446,8 @@ fn references(pod: &Object) -> Vec<Reference> {
 mod tests {
     use super::*;
 
+    const REQUESTS: &str = "/apis/certificates.k8s.io/v1/namespaces/a/podcertificaterequests";
+
     fn graph() -> NodeGraph {
         let mut graph = NodeGraph::default();
         let references = [
@@ -406,7 +458,10 @@ mod tests {
         let references = references
             .map(|(vertex, name)| (vertex, "a".to_owned(), name.to_owned()))
             .to_vec();
-        graph.insert("a/web".into(), "n1".into(), references);
+        graph.insert((Source::Pod, "a/web".into()), "n1".into(), references);
+        let request = (Vertex::PodCertificateRequest, "a".into(), "req-1".into());
+        let key = (Source::PodCertificateRequest, "a/req-1".into());
+        graph.insert(key, "n1".into(), vec![request]);
         graph
     }
 
@@ -472,6 +527,24 @@ mod tests {
                 false,
             ),
             ("n1", "GET", "/api/v1/services", true),
+            ("n1", "POST", REQUESTS, true),
+            ("n1", "GET", &format!("{REQUESTS}/req-1"), true),
+            ("n2", "GET", &format!("{REQUESTS}/req-1"), false),
+            ("n1", "GET", REQUESTS, false),
+            (
+                "n1",
+                "GET",
+                &format!("{REQUESTS}?fieldSelector=spec.nodeName%3Dn1"),
+                true,
+            ),
+            (
+                "n1",
+                "GET",
+                &format!("{REQUESTS}?fieldSelector=spec.nodeName%3Dn2"),
+                false,
+            ),
+            ("n1", "PUT", &format!("{REQUESTS}/req-1/status"), false),
+            ("n1", "DELETE", &format!("{REQUESTS}/req-1"), false),
             ("n1", "DELETE", "/api/v1/namespaces/a/services/x", false),
         ];
         let rules: Vec<PolicyRule> = vec![PolicyRule {
@@ -497,8 +570,9 @@ mod tests {
     #[test]
     fn what_a_deleted_pod_referred_to_is_out_of_reach_again() {
         let mut graph = graph();
-        graph.remove("a/web");
+        graph.remove(&(Source::Pod, "a/web".into()));
+        graph.remove(&(Source::PodCertificateRequest, "a/req-1".into()));
         assert!(!graph.has_path("n1", Vertex::Secret, "a", "tls"));
-        assert!(graph.related.is_empty() && graph.pods.is_empty());
+        assert!(graph.related.is_empty() && graph.sources.is_empty());
     }
 }

@@ -1,7 +1,7 @@
 //! NodeRestriction: a node writes its own Node, its own Lease, and its own pods' status.
 //!
 //! Port of `plugin/pkg/admission/noderestriction`. Runs after authorization, where the object is
-//! known.
+//! known. Requests for pods' certificates are in `pod_certificate`.
 
 use std::collections::BTreeMap;
 
@@ -12,6 +12,8 @@ use super::service_account::BoundRef;
 use crate::attributes::Attributes;
 use crate::cache::Cache;
 use crate::catalog::ResourceId;
+
+mod pod_certificate;
 
 const MIRROR_ANNOTATION: &str = "kubernetes.io/config.mirror";
 const NODE_RESTRICTION_LABELS: &str = "node-restriction.kubernetes.io";
@@ -40,6 +42,8 @@ pub struct NodeWrite<'w> {
     pub new: Option<&'w Doc<'w>>,
     /// The object as it is; none for creates.
     pub old: Option<&'w serde_json::Value>,
+    /// Whether the node may do something further.
+    pub may: &'w dyn Fn(&Attributes) -> bool,
 }
 
 // === impl NodeWrite ===
@@ -63,6 +67,7 @@ impl NodeWrite<'_> {
             ("coordination.k8s.io", "leases") => self.lease(),
             ("storage.k8s.io", "csinodes") => self.named_like_node("CSINode"),
             ("certificates.k8s.io", "certificatesigningrequests") => self.signing_request(),
+            ("certificates.k8s.io", "podcertificaterequests") => self.pod_certificate(),
             _ => Ok(()),
         }
     }

@@ -42,8 +42,7 @@ fn parsed_revision(text: Option<&str>) -> Result<Option<u64>, FieldError> {
     match text {
         None | Some("" | "0") => Ok(None),
         Some(text) => text.parse().map(Some).map_err(|_| {
-            let quoted = api::status::quote(text);
-            let why = format!("strconv.ParseUint: parsing {quoted}: invalid syntax");
+            let why = api::status::not_a_number("ParseUint", text);
             FieldError::invalid("resourceVersion", text, why)
         }),
     }
@@ -143,12 +142,9 @@ pub fn limit(attributes: &Attributes) -> Result<usize, Status> {
 pub fn number(attributes: &Attributes, name: &str) -> Result<i64, Status> {
     match attributes.param(name) {
         None | Some("") => Ok(0),
-        Some(text) => text.parse().map_err(|_| {
-            Status::bad_request(format!(
-                "strconv.ParseInt: parsing {}: invalid syntax",
-                api::status::quote(text)
-            ))
-        }),
+        Some(text) => text
+            .parse()
+            .map_err(|_| Status::bad_request(api::status::not_a_number("ParseInt", text))),
     }
 }
 
@@ -314,6 +310,11 @@ mod tests {
                 "timeoutSeconds=x",
                 400,
                 "strconv.ParseInt: parsing \"x\": invalid syntax".to_owned(),
+            ),
+            (
+                "timeoutSeconds=99999999999999999999",
+                400,
+                "strconv.ParseInt: parsing \"99999999999999999999\": value out of range".to_owned(),
             ),
             (
                 "sendInitialEvents=true",

@@ -36,6 +36,7 @@ pub fn of(resource: &Resource) -> Option<Cells> {
         ("batch", "cronjobs") => workloads::cron_job,
         ("batch", "jobs") => workloads::job,
         ("certificates.k8s.io", "certificatesigningrequests") => signing_request,
+        ("certificates.k8s.io", "podcertificaterequests") => pod_certificate_request,
         ("coordination.k8s.io", "leases") => lease,
         ("discovery.k8s.io", "endpointslices") => endpoint_slice,
         ("networking.k8s.io", "ipaddresses") => ip_address,
@@ -214,6 +215,21 @@ fn signing_request(object: &Value, now: i64) -> Vec<Value> {
         requested.unwrap_or_else(|| NONE.to_owned()).into(),
         state.into(),
     ]
+}
+
+fn pod_certificate_request(object: &Value, _: i64) -> Vec<Value> {
+    let spec = &object["spec"];
+    let ends = list(&object["status"]["conditions"]).iter();
+    let end = ends
+        .filter_map(|condition| condition["type"].as_str())
+        .rfind(|ty| matches!(*ty, "Issued" | "Denied" | "Failed"));
+    let mut cells = vec![name(object)];
+    for field in ["podName", "serviceAccountName", "nodeName", "signerName"] {
+        cells.push(text_or(&spec[field], "").into());
+    }
+    cells.push(end.unwrap_or("Pending").into());
+    cells.push(labels(&spec["unverifiedUserAnnotations"]).into());
+    cells
 }
 
 fn endpoints(object: &Value, now: i64) -> Vec<Value> {

@@ -4,6 +4,7 @@ mod harness;
 mod webhook_server;
 
 mod answers;
+mod certificates;
 mod limits;
 mod policies;
 mod sockets;

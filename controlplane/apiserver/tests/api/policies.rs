@@ -160,7 +160,7 @@ async fn mutating_policies_apply_and_patch() {
             {"patchType": "ApplyConfiguration", "applyConfiguration": {"expression":
                 "Object{metadata: Object.metadata{labels: {'by': 'policy', 'of': variables.name}}}"}},
             {"patchType": "JSONPatch", "jsonPatch": {"expression":
-                "[JSONPatch{op: 'add', path: '/data/' + jsonpatch.escapeKey('a~b'), \
+                "[JSONPatch{op: 'add', path: '/data/' + jsonpatch.escapeKey('a.b'), \
                   value: object.metadata.labels.by}]"}},
         ],
     });
@@ -169,7 +169,7 @@ async fn mutating_policies_apply_and_patch() {
     assert_eq!(reply.code, 201, "{}", reply.text);
     let labels = json!({"by": "policy", "of": "a"});
     assert_eq!(reply.json()["metadata"]["labels"], labels);
-    assert_eq!(reply.json()["data"], json!({"a~b": "policy", "key": "v"}));
+    assert_eq!(reply.json()["data"], json!({"a.b": "policy", "key": "v"}));
     let patch = json!({"metadata": {"labels": null}});
     let reply = harness
         .patch(&format!("{MAPS}/a"), "merge-patch", &patch)
@@ -214,8 +214,8 @@ async fn what_is_wrong_with_a_policy_is_told() {
         (
             "Validating",
             json!({"validations": [{"expression": "true"}], "matchConditions":
-                [{"name": "a b", "expression": "namespaceObject == null"}]}),
-            "undeclared reference to 'namespaceObject'",
+                [{"name": "a", "expression": "variables.x"}]}),
+            "undeclared reference to 'variables'",
         ),
         (
             "Mutating",

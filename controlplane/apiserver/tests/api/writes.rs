@@ -231,6 +231,28 @@ async fn collections_are_deleted_by_selector() {
 }
 
 #[tokio::test]
+async fn a_collection_goes_with_few_syncs_and_in_its_order() {
+    const MANY: usize = 64;
+    let harness = Harness::new().await;
+    for i in 0..MANY {
+        let map = config_map(&format!("m{i:02}"), "x");
+        harness.create(MAPS, &map).await;
+    }
+    let syncs = || harness.server.storage().log().status().syncs;
+    let before = syncs();
+    let reply = harness.delete(MAPS).await.json();
+    let items = reply["items"].as_array().unwrap();
+    let names: Vec<&str> = items
+        .iter()
+        .map(|item| item["metadata"]["name"].as_str().unwrap())
+        .collect();
+    assert_eq!(names.len(), MANY);
+    assert!(names.is_sorted(), "{names:?}");
+    let syncs = syncs() - before;
+    assert!(syncs < 32, "{syncs} syncs for {MANY} objects");
+}
+
+#[tokio::test]
 async fn a_pod_gets_its_account_token_and_tolerations() {
     let harness = Harness::with_account().await;
     let created = harness.create(PODS, &pod("p")).await;

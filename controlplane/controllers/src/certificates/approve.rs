@@ -3,7 +3,8 @@
 //! Mechanism of pkg/controller/certificates/approver/sarapprove.go. Upstream leaves kubelet-serving
 //! requests to an operator; here they are approved when every name in them is the node's own.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use serde_json::{Value, json};
 
@@ -19,20 +20,43 @@ use crate::view::{Change, World};
 use crate::write::{Edit, Verb, Write};
 
 #[derive(Debug, Default)]
-pub struct Approver;
+pub struct Approver {
+    waiting: Waiting,
+}
+
+/// Open requests for serving certificates, by what decides about them.
+#[derive(Debug, Default)]
+struct Waiting {
+    /// By the node they are for, whose addresses have to be theirs.
+    of_node: BTreeMap<String, BTreeSet<Key>>,
+    /// By the addresses they name, which no other node may have.
+    naming: BTreeMap<String, BTreeSet<Key>>,
+    /// The node and the addresses each is found by.
+    found_by: BTreeMap<Key, (String, BTreeSet<String>)>,
+}
 
 impl Controller for Approver {
     fn name(&self) -> &'static str {
         "certificate-controller"
     }
 
-    fn react(&mut self, world: &World, change: &Change, keys: &mut Vec<Key>) {
+    fn react(&mut self, _world: &World, change: &Change, keys: &mut Vec<Key>) {
         match change {
-            Change::CertificateSigningRequest(delta) => keys.push(delta.key()),
-            // A node's addresses decide about its serving certificate.
-            Change::Node(_) => {
-                let waiting = world.requests.iter().filter(|(_, r)| is_open(r));
-                keys.extend(waiting.map(|(key, _)| key.clone()));
+            Change::CertificateSigningRequest(delta) => {
+                let key = delta.key();
+                self.waiting.remove(&key);
+                if let Some(csr) = &delta.new {
+                    self.waiting.insert(&key, csr);
+                }
+                keys.push(key);
+            }
+            Change::Node(delta) => {
+                let (old, new) = (addresses(delta.old.as_ref()), addresses(delta.new.as_ref()));
+                if old != new {
+                    let name = delta.key().name.to_string();
+                    let lost: Vec<&str> = old.difference(&new).map(String::as_str).collect();
+                    keys.extend(self.waiting.touched_by(&name, &lost));
+                }
             }
             _ => {}
         }
@@ -73,6 +97,60 @@ impl Controller for Approver {
             notes: None,
         })
     }
+}
+
+impl Waiting {
+    fn insert(&mut self, key: &Key, csr: &CertificateSigningRequest) {
+        if csr.spec.signer_name != NODE_SERVING_SIGNER || !is_open(csr) {
+            return;
+        }
+        let Ok(request) = Request::read(&csr.spec.request.0) else {
+            return;
+        };
+        let Some(node) = request.common_name.strip_prefix(NODE_USER_PREFIX) else {
+            return;
+        };
+        let named: BTreeSet<String> = request.addresses.iter().map(ToString::to_string).collect();
+        for address in &named {
+            let keys = self.naming.entry(address.clone()).or_default();
+            keys.insert(key.clone());
+        }
+        let keys = self.of_node.entry(node.to_owned()).or_default();
+        keys.insert(key.clone());
+        self.found_by.insert(key.clone(), (node.to_owned(), named));
+    }
+
+    fn remove(&mut self, key: &Key) {
+        let Some((node, named)) = self.found_by.remove(key) else {
+            return;
+        };
+        take(&mut self.of_node, &node, key);
+        for address in named {
+            take(&mut self.naming, &address, key);
+        }
+    }
+
+    /// Requests about which may be decided otherwise once a node's addresses have changed.
+    fn touched_by(&self, node: &str, lost: &[&str]) -> BTreeSet<Key> {
+        let own = self.of_node.get(node).into_iter().flatten();
+        let freed = lost.iter().filter_map(|address| self.naming.get(*address));
+        own.chain(freed.flatten()).cloned().collect()
+    }
+}
+
+fn take(map: &mut BTreeMap<String, BTreeSet<Key>>, at: &str, key: &Key) {
+    if let Some(keys) = map.get_mut(at) {
+        keys.remove(key);
+        if keys.is_empty() {
+            map.remove(at);
+        }
+    }
+}
+
+/// A node's addresses, as requests name them.
+fn addresses(node: Option<&Arc<Node>>) -> BTreeSet<String> {
+    let addresses = node.into_iter().flat_map(|node| &node.status.addresses);
+    addresses.map(|a| a.address.to_ascii_lowercase()).collect()
 }
 
 fn is_open(csr: &CertificateSigningRequest) -> bool {
@@ -281,5 +359,72 @@ mod tests {
         let masters = request("windlass:net:a", "system:masters", &[]);
         let spec = spec(CLIENT_SIGNER, "x", BOOTSTRAPPERS, "client auth");
         assert!(decide(&world, &spec, &masters).is_none());
+    }
+
+    fn serving(node: &str, address: &str, certificate: &str) -> CertificateSigningRequest {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut params = rcgen::CertificateParams::default();
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        let name = format!("{NODE_USER_PREFIX}{node}");
+        params
+            .distinguished_name
+            .push(rcgen::DnType::CommonName, name);
+        let address = rcgen::SanType::IpAddress(address.parse().unwrap());
+        params.subject_alt_names = vec![address];
+        let pem = params.serialize_request(&key).unwrap().pem().unwrap();
+        let mut csr = CertificateSigningRequest {
+            spec: spec(NODE_SERVING_SIGNER, "x", NODES, "server auth"),
+            ..Default::default()
+        };
+        csr.metadata.name = Some(format!("csr-{node}"));
+        let revision = if certificate.is_empty() { "1" } else { "2" };
+        csr.metadata.resource_version = Some(revision.to_owned());
+        csr.spec.request.0 = pem.into_bytes();
+        csr.status.certificate.0 = certificate.as_bytes().to_vec();
+        csr
+    }
+
+    #[test]
+    fn a_node_wakes_only_requests_its_addresses_decide_about() {
+        let (mut world, mut approver) = (World::default(), Approver::default());
+        let mut react = |world: &mut World, delivery| {
+            let mut keys = Vec::new();
+            for change in world.deliver(delivery) {
+                approver.react(world, &change, &mut keys);
+            }
+            keys.iter()
+                .map(|key| key.name.to_string())
+                .collect::<Vec<_>>()
+        };
+        for (node, address) in [("a", "10.0.0.1"), ("b", "10.0.0.2")] {
+            let event = Event::Apply(serving(node, address, ""));
+            react(&mut world, event.into());
+        }
+        let node = |name: &str, address: &str, beat: &str| -> Node {
+            serde_json::from_value(json!({
+                "metadata": {"name": name, "uid": name, "resourceVersion": beat},
+                "status": {"addresses": [{"type": "InternalIP", "address": address}]}}))
+            .unwrap()
+        };
+        let has = |name, address, beat| Event::Apply(node(name, address, beat)).into();
+        assert_eq!(react(&mut world, has("a", "10.0.0.9", "1")), ["csr-a"]);
+        assert!(
+            react(&mut world, has("a", "10.0.0.9", "2")).is_empty(),
+            "a heartbeat"
+        );
+        assert!(react(&mut world, has("c", "10.0.0.2", "3")).is_empty());
+        assert_eq!(
+            react(&mut world, has("c", "10.0.0.3", "4")),
+            ["csr-b"],
+            "it was c's"
+        );
+        react(
+            &mut world,
+            Event::Apply(serving("a", "10.0.0.1", "signed")).into(),
+        );
+        assert!(
+            react(&mut world, has("a", "10.0.0.1", "5")).is_empty(),
+            "decided"
+        );
     }
 }

@@ -41,6 +41,7 @@ pub fn spawn_all(client: &Client, sender: &Sender<Delivery>) -> JoinSet<()> {
         ControllerRevision,
         ServiceAccount,
         CertificateSigningRequest,
+        PodCertificateRequest,
         ClusterRole,
         ReplicationController,
         ResourceQuota,

@@ -1,4 +1,4 @@
-//! Projection of CertificateSigningRequest.
+//! Projections of CertificateSigningRequest and PodCertificateRequest.
 
 use std::collections::BTreeMap;
 
@@ -44,3 +44,18 @@ pub struct CertificateSigningRequestStatus {
     pub conditions: Vec<Condition>,
     pub certificate: ByteString,
 }
+
+/// Only when it was made matters.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct PodCertificateRequest {
+    pub metadata: ObjectMeta,
+}
+projection!(
+    PodCertificateRequest,
+    NamespaceResourceScope,
+    true,
+    "certificates.k8s.io",
+    "v1",
+    "podcertificaterequests"
+);

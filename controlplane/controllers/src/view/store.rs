@@ -319,6 +319,7 @@ indexed! {
     Namespace false, Node false, Lease false, Service false, Endpoints false, EndpointSlice true,
     Deployment false, ReplicaSet true, DaemonSet false, ControllerRevision true,
     ServiceAccount false, ConfigMap false, CertificateSigningRequest false, ClusterRole false,
+    PodCertificateRequest false,
     ReplicationController false, ResourceQuota false, PodDisruptionBudget false,
     StatefulSet false, PersistentVolumeClaim false, Job false, CronJob false,
 }

@@ -415,17 +415,7 @@ fn compared(value: &str, at: &Path<'_>, errors: &mut Errors) {
         errors.invalid(at, value, detail);
     }
     if value.parse::<i64>().is_err() {
-        let well_formed = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
-        let why = if well_formed {
-            "value out of range"
-        } else {
-            "invalid syntax"
-        };
-        let shown = crate::status::quote(value);
-        errors.invalid(
-            at,
-            value,
-            format!("strconv.ParseInt: parsing {shown}: {why}"),
-        );
+        let why = crate::status::not_a_number("ParseInt", value);
+        errors.invalid(at, value, why);
     }
 }

@@ -5,9 +5,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use api::{
     Status, Value,
     expression::{
-        Scope,
-        authorizer::{self, Access},
-        from_json, from_value,
+        Scope, authorizer, from_json, from_value,
         policy::{Policy as Expressions, REQUEST_RESOURCE},
     },
 };
@@ -38,8 +36,8 @@ pub fn scope(
             "request" => from_json(&review::request(told, invocation.resource)?),
             "namespaceObject" => namespace(told)?,
             "params" => invocation.param.as_deref().map_or_else(null, of_object),
-            "authorizer" => authorizer::authorizer(asking(told)),
-            REQUEST_RESOURCE => authorizer::resource(asking(told), access(told)),
+            "authorizer" => authorizer::authorizer(Arc::new(Asking::new(told))),
+            REQUEST_RESOURCE => authorizer::resource(Arc::new(Asking::new(told)), told.access()),
             _ => null(),
         };
         scope.bind(root, value);
@@ -87,22 +85,4 @@ fn namespace(told: &Told<'_>) -> Result<api::expression::Value, Status> {
     namespace
         .map(|object| of_object(&object))
         .ok_or_else(missing)
-}
-
-fn asking(told: &Told<'_>) -> Arc<Asking> {
-    Arc::new(Asking::new(told))
-}
-
-/// What the request itself asks of authorization.
-fn access(told: &Told<'_>) -> Access {
-    let attributes = &told.call.attributes;
-    Access {
-        verb: String::new(),
-        path: None,
-        group: attributes.group.clone(),
-        resource: attributes.resource.clone(),
-        subresource: attributes.subresource.clone(),
-        namespace: attributes.namespace.clone(),
-        name: told.name.to_owned(),
-    }
 }

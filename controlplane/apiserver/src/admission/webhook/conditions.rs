@@ -10,6 +10,7 @@ use api::{
         Expression, Kind, Scope,
         authorizer::{self, Access, Authorize, Decision, Subject},
         from_json,
+        policy::REQUEST_RESOURCE,
     },
     kinds::WEBHOOK_CONDITIONS,
 };
@@ -96,6 +97,8 @@ fn scope(told: &Told<'_>, resource: &Resource, object: Option<&[u8]>) -> Result<
     scope.bind("request", from_json(&review::request(told, resource)?));
     scope.bind("namespaceObject", from_json(&serde_json::Value::Null));
     let authorize = Arc::new(Asking::new(told));
+    let resource = authorizer::resource(authorize.clone(), told.access());
+    scope.bind(REQUEST_RESOURCE, resource);
     scope.bind("authorizer", authorizer::authorizer(authorize));
     Ok(scope)
 }

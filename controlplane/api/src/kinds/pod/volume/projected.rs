@@ -5,21 +5,16 @@
 use std::collections::HashSet;
 
 use super::{downward_file, is_reserved, items, non_reserved, require, user};
-use crate::doc::{Object, Value};
+use crate::doc::Value;
+use crate::kinds::certificate::signer;
 use crate::kinds::pod::options::Spec;
-use crate::status::quote;
-use crate::validate::meta::{MAX_ANNOTATIONS_BYTES, Selectors, label_selector};
-use crate::validate::names::{DNS_LABEL_MAX, DNS_SUBDOMAIN_MAX};
-use crate::validate::names::{Problems, dns_label, dns_subdomain, label_key};
+use crate::validate::meta::{Selectors, label_selector};
+use crate::validate::names::{Problems, dns_subdomain};
 use crate::validate::path::{Errors, Path};
 
 /// A token's life, in seconds.
 const MIN_TOKEN_SECONDS: i64 = 600;
 const MAX_TOKEN_SECONDS: i64 = 1 << 32;
-/// A certificate's longest life, in seconds; of upstream's own signers and of others.
-const MIN_CERTIFICATE_SECONDS: i64 = 3600;
-const MAX_KUBERNETES_SECONDS: i64 = 24 * 3600;
-const MAX_CERTIFICATE_SECONDS: i64 = 91 * 24 * 3600;
 const KEY_TYPES: [&str; 6] = [
     "RSA3072",
     "RSA4096",
@@ -138,7 +133,7 @@ fn trust_bundle(bundle: &Value<'_>, at: &Path<'_>, errors: &mut Errors) {
             if signer.is_empty() {
                 errors.required(&signer_at, "must be a valid signer name");
             }
-            signer_name(signer, &signer_at, errors);
+            signer::name(signer, &signer_at, errors);
             label_selector(
                 selector,
                 Selectors::Strict,
@@ -171,11 +166,11 @@ fn trust_bundle_name(name: &str) -> Problems {
 
 fn certificate(certificate: &Value<'_>, at: &Path<'_>, errors: &mut Errors) {
     let text = |field| certificate.str_of(field).unwrap_or_default();
-    signer_name(text("signerName"), &at.child("signerName"), errors);
+    signer::name(text("signerName"), &at.child("signerName"), errors);
     let annotations = certificate
         .get("userAnnotations")
         .and_then(Value::as_object);
-    user_annotations(annotations, &at.child("userAnnotations"), errors);
+    signer::user_annotations(annotations, &at.child("userAnnotations"), errors);
     user(certificate, "user", at, errors);
     if !KEY_TYPES.contains(&text("keyType")) {
         errors.not_supported(&at.child("keyType"), text("keyType"), &KEY_TYPES);
@@ -190,17 +185,8 @@ fn certificate(certificate: &Value<'_>, at: &Path<'_>, errors: &mut Errors) {
             errors.invalid_number(&seconds_at, seconds, detail);
         }
     };
-    wrong(
-        seconds < MIN_CERTIFICATE_SECONDS,
-        format!(">= {MIN_CERTIFICATE_SECONDS}"),
-    );
-    let host = text("signerName").split('/').next().unwrap_or_default();
-    let of_kubernetes = host == "kubernetes.io" || host.ends_with(".kubernetes.io");
-    let max = if of_kubernetes {
-        MAX_KUBERNETES_SECONDS
-    } else {
-        MAX_CERTIFICATE_SECONDS
-    };
+    let [min, max] = signer::life_of_pod_certificate(text("signerName"));
+    wrong(seconds < min, format!(">= {min}"));
     wrong(seconds > max, format!("<= {max}"));
 }
 
@@ -227,65 +213,6 @@ fn certificate_paths<'v>(
         let detail =
             "specify at least one of credentialBundlePath, keyPath, and certificateChainPath";
         errors.required(at, detail);
-    }
-}
-
-fn user_annotations(map: Option<&Object<'_>>, path: &Path<'_>, errors: &mut Errors) {
-    let mut size = 0;
-    for (key, value) in map.into_iter().flat_map(Object::iter) {
-        size += key.len() + value.as_str().map_or(0, str::len);
-        let key = key.to_lowercase();
-        if key.is_empty() {
-            errors.required(path, "");
-            continue;
-        }
-        let problems = label_key(&key);
-        if problems.is_empty() && !key.contains('/') {
-            errors.invalid(
-                path,
-                &key,
-                "must be a domain-prefixed key (such as \"acme.io/foo\")",
-            );
-        }
-        errors.each(path, &key, problems);
-    }
-    if size > MAX_ANNOTATIONS_BYTES {
-        errors.too_long(path, MAX_ANNOTATIONS_BYTES);
-    }
-}
-
-/// The name of a signer: `domain.example/name`.
-fn signer_name(name: &str, path: &Path<'_>, errors: &mut Errors) {
-    if name.is_empty() {
-        return errors.required(path, "");
-    }
-    let Some((domain, own)) = name.split_once('/').filter(|(_, own)| !own.contains('/')) else {
-        let detail =
-            "must be a fully qualified domain and path of the form 'example.com/signer-name'";
-        return errors.invalid(path, name, detail);
-    };
-    if domain.len() > DNS_SUBDOMAIN_MAX {
-        errors.too_long(path, DNS_SUBDOMAIN_MAX);
-    }
-    first_bad_label(domain, dns_label, path, errors);
-    if !domain.contains('.') {
-        let detail = "should be a domain with at least two segments separated by dots";
-        errors.invalid(path, domain, detail);
-    }
-    first_bad_label(own, dns_subdomain, path, errors);
-    let longest = DNS_SUBDOMAIN_MAX + DNS_SUBDOMAIN_MAX + DNS_LABEL_MAX + 2;
-    if name.len() > longest {
-        errors.too_long(path, longest);
-    }
-}
-
-fn first_bad_label(text: &str, check: fn(&str) -> Problems, path: &Path<'_>, errors: &mut Errors) {
-    let problems = text.split('.').map(|label| (label, check(label)));
-    if let Some((label, problems)) = problems.into_iter().find(|(_, p)| !p.is_empty()) {
-        for problem in problems {
-            let detail = format!("validating label {}: {problem}", quote(label));
-            errors.invalid(path, text, detail);
-        }
     }
 }
 
