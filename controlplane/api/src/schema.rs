@@ -185,12 +185,21 @@ pub struct Struct {
     pub package: &'static str,
     /// The name in the OpenAPI documents, for example `io.k8s.api.core.v1.PodSpec`.
     pub openapi: &'static str,
+    /// Apply replaces it as a whole, wherever it stands.
+    pub atomic: bool,
     /// The fields as declared, inlined structs unexpanded: the protobuf view.
     pub declared: Vec<Field>,
     /// The fields in order with inlined structs expanded: the JSON view.
     pub fields: Vec<Field>,
     /// Indexes into `fields`, sorted by name.
     by_name: Vec<u16>,
+}
+
+impl Field {
+    /// Whether apply replaces the map or struct as a whole, by the field or by its type.
+    pub fn is_atomic(&self) -> bool {
+        self.atomic || self.ty.as_struct().is_some_and(|shape| shape.atomic)
+    }
 }
 
 impl Struct {
@@ -217,6 +226,8 @@ pub(crate) struct RawStruct {
     package: &'static str,
     #[serde(rename = "o", default)]
     openapi: &'static str,
+    #[serde(rename = "a", default)]
+    atomic: bool,
     #[serde(rename = "f", default)]
     fields: Vec<RawField>,
 }
@@ -262,6 +273,7 @@ pub(crate) fn link(raw: Vec<RawStruct>) -> Vec<Struct> {
                 name: s.name,
                 package: s.package,
                 openapi: s.openapi,
+                atomic: s.atomic,
                 declared: declared[i].clone(),
                 fields,
                 by_name,

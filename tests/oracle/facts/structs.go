@@ -26,10 +26,12 @@ type Kind struct {
 
 // Struct is a struct with its fields in order. Field names are short: there are thousands of them.
 type Struct struct {
-	Name    string  `json:"n"`
-	Package string  `json:"p"`
-	OpenAPI string  `json:"o,omitempty"`
-	Fields  []Field `json:"f,omitempty"`
+	Name    string `json:"n"`
+	Package string `json:"p"`
+	OpenAPI string `json:"o,omitempty"`
+	// Atomic: apply replaces it as a whole, wherever it stands.
+	Atomic bool    `json:"a,omitempty"`
+	Fields []Field `json:"f,omitempty"`
 }
 
 // Field is a field of a struct; see schema.rs of the api crate for the letters.
@@ -130,6 +132,7 @@ func (s *shapes) add(t reflect.Type) int {
 	def, known := s.definition(t)
 	if known {
 		s.structs[i].OpenAPI = util.ToRESTFriendlyName(name)
+		s.structs[i].Atomic = def.Extensions["x-kubernetes-map-type"] == "atomic"
 	}
 	fields := make([]Field, 0, t.NumField())
 	for n := range t.NumField() {

@@ -42,10 +42,10 @@ fn check(
         })?;
         let is_container = match value {
             Value::List(_) => field.list_type == ListType::Atomic,
-            Value::Object(_) => field.atomic,
+            Value::Object(_) => field.is_atomic(),
             _ => false,
         };
-        if is_container && matches!(field.ty, Type::List(_) | Type::Map(_) | Type::Struct(_)) {
+        if is_container {
             atomics.push(path.clone());
         }
         match (value, &field.ty) {
@@ -70,7 +70,9 @@ fn object<'a>(target: &mut Object<'a>, patch: Object<'a>, shape: Option<&Struct>
     for (name, value) in patch.into_entries() {
         let field = shape.and_then(|shape| shape.field(name));
         match (target.get_mut(name), value) {
-            (Some(Value::Object(old)), Value::Object(new)) if !field.is_some_and(|f| f.atomic) => {
+            (Some(Value::Object(old)), Value::Object(new))
+                if !field.is_some_and(Field::is_atomic) =>
+            {
                 object(old, new, field.and_then(|field| field.ty.as_struct()));
             }
             (Some(Value::List(old)), Value::List(new)) => match field {
@@ -95,12 +97,11 @@ fn element<'a>(list: &mut crate::doc::List<'a>, item: Value<'a>, field: &Field) 
             .all(|key| key_of(old, key, field) == key_of(&item, key, field)),
         ListType::Set | ListType::Atomic => *old == item,
     };
+    let shape = field.ty.element().and_then(Type::as_struct);
     let found = list.iter().position(is_same);
     match (found.map(|at| &mut list[at]), item) {
-        (Some(Value::Object(old)), Value::Object(new)) => {
-            let shape = field.ty.element().and_then(Type::as_struct);
-            object(old, new, shape);
-        }
+        (Some(old), new) if shape.is_some_and(|shape| shape.atomic) => *old = new,
+        (Some(Value::Object(old)), Value::Object(new)) => object(old, new, shape),
         (Some(_), _) => {}
         (None, item) => list.push(item),
     }

@@ -106,6 +106,9 @@ fn write_struct<'k>(
         }
         out.raw("}");
     }
+    if shape.atomic {
+        out.entry("x-kubernetes-map-type", "atomic");
+    }
     let mut kinds = kinds.peekable();
     if kinds.peek().is_some() {
         out.key("x-kubernetes-group-version-kind");

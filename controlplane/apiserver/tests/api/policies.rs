@@ -167,10 +167,10 @@ async fn mutating_policies_apply_and_patch() {
     policy(&harness, "Mutating", spec, json!({})).await;
     let reply = harness.post(MAPS, &config_map("a", "v")).await;
     assert_eq!(reply.code, 201, "{}", reply.text);
-    let labels = json!({"by": "policy", "of": "a"});
+    let labels = json!({"app": "v", "by": "policy", "of": "a"});
     assert_eq!(reply.json()["metadata"]["labels"], labels);
     assert_eq!(reply.json()["data"], json!({"a.b": "policy", "key": "v"}));
-    let patch = json!({"metadata": {"labels": null}});
+    let patch = json!({"metadata": {"labels": {"by": null, "of": "b"}}});
     let reply = harness
         .patch(&format!("{MAPS}/a"), "merge-patch", &patch)
         .await;
