@@ -151,6 +151,29 @@ impl Expression {
             _ => Err("cel expression evaluates to a value that is not a bool".into()),
         }
     }
+
+    /// Whether all conditions hold. One that does not is enough, whatever the others come to
+    /// (`k8s.io/apiserver/pkg/admission/plugin/webhook/matchconditions/matcher.go`).
+    pub fn all_hold(conditions: &[Expression], scope: &Scope) -> Result<bool, String> {
+        let mut errors = Vec::new();
+        for condition in conditions {
+            match condition.holds(scope) {
+                Ok(true) => {}
+                Ok(false) => return Ok(false),
+                Err(why) => errors.push(condition.failed(&why)),
+            }
+        }
+        match errors.as_slice() {
+            [] => Ok(true),
+            [one] => Err(one.clone()),
+            several => Err(format!("[{}]", several.join(", "))),
+        }
+    }
+
+    /// An evaluation that came to an error, in upstream's words.
+    pub fn failed(&self, why: &str) -> String {
+        format!("expression '{}' resulted in error: {why}", self.source)
+    }
 }
 
 impl Scope {

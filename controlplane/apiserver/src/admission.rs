@@ -77,15 +77,11 @@ impl<'c> Admission<'c> {
         Ok(())
     }
 
-    /// What is wrong with the certificates of a well-formed object: `api` does not read them. `status_of` is
-    /// what an update of the status starts from.
-    pub fn check_certificates(
-        &self,
-        doc: &Doc<'_>,
-        status_of: Option<&Doc<'_>>,
-    ) -> Option<FieldError> {
+    /// What is wrong with a well-formed object that `api` cannot tell: certificates, which it does not read,
+    /// and parameters that the user may not. `status_of` is what an update of the status starts from.
+    pub fn check(&self, doc: &Doc<'_>, status_of: Option<&Doc<'_>>) -> Option<FieldError> {
         if !self.is("certificates.k8s.io", "podcertificaterequests") {
-            return None;
+            return policy::check_params(self, doc);
         }
         match status_of {
             Some(old) => pod_certificate::check_status(self.call, doc, old),

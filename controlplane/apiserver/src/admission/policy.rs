@@ -5,6 +5,7 @@
 //! Port of `k8s.io/apiserver/pkg/admission/plugin/policy/{generic,validating,mutating}`. Audit annotations
 //! are evaluated for their errors alone, because there is no audit log.
 
+mod authorize;
 mod mutate;
 mod params;
 mod scope;
@@ -408,6 +409,8 @@ fn read_matching(object: &Object, value: &Value<'_>) -> Option<Matching> {
     let matching = matching.inspect_err(|error| tracing::warn!(name, %error, "admission policy"));
     matching.ok()
 }
+
+pub use authorize::check as check_params;
 
 /// Whether an operation is one that policies may change objects of.
 fn is_mutable(operation: Operation) -> bool {

@@ -119,7 +119,7 @@ fn create_rest(
     };
     warnings.append(&mut api::strategy::prepare_create(row, &mut doc, fields));
     let mut errors = api::validate::validate_create(row, &doc);
-    errors.extend(admission.check_certificates(&doc, None));
+    errors.extend(admission.check(&doc, None));
     if !errors.is_empty() {
         return Err(Status::invalid(row.group, row.kind, doc.name(), &errors));
     }
@@ -267,8 +267,9 @@ fn invalid_update(
     part: Part<'_>,
 ) -> Vec<FieldError> {
     let mut errors = api::validate::validate_update(admission.row, doc, old, part);
-    if errors.is_empty() && part == Part::Subresource("status") {
-        errors.extend(admission.check_certificates(doc, Some(old)));
+    if errors.is_empty() {
+        let status_of = (part == Part::Subresource("status")).then_some(old);
+        errors.extend(admission.check(doc, status_of));
     }
     errors
 }

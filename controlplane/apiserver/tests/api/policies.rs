@@ -1,6 +1,7 @@
 //! Admission policies: they refuse, warn and change by expressions; what is told wrong of them.
 #![allow(clippy::unwrap_used, reason = "a test fails where it stands")]
 
+use http::Method;
 use serde_json::{Value, json};
 
 use crate::harness::{Harness, config_map};
@@ -245,4 +246,50 @@ async fn what_is_wrong_with_a_policy_is_told() {
         message.contains("must not contain both Deny and Warn"),
         "{message}"
     );
+}
+
+#[tokio::test]
+async fn parameters_are_named_by_who_may_read_them() {
+    let harness = Harness::new().await;
+    let rbac = "/apis/rbac.authorization.k8s.io/v1";
+    let role = json!({"metadata": {"name": "writer"}, "rules": [{"apiGroups":
+        ["admissionregistration.k8s.io"], "resources": ["*"], "verbs": ["*"]}]});
+    harness.create(&format!("{rbac}/clusterroles"), &role).await;
+    let binding = json!({"metadata": {"name": "bob"}, "subjects": [{"kind": "User", "name": "bob",
+        "apiGroup": "rbac.authorization.k8s.io"}], "roleRef": {"kind": "ClusterRole",
+        "name": "writer", "apiGroup": "rbac.authorization.k8s.io"}});
+    harness
+        .create(&format!("{rbac}/clusterrolebindings"), &binding)
+        .await;
+    let as_bob = async |uri: &str, object: &Value| {
+        let uri = format!("{GROUP}/{uri}");
+        let bob = [("impersonate-user", "bob")];
+        harness
+            .ask(Method::POST, &uri, &bob, object.to_string())
+            .await
+    };
+    let policy = json!({"metadata": {"name": "p"}, "spec": {
+        "paramKind": {"apiVersion": "v1", "kind": "Secret"},
+        "validations": [{"expression": "params.data.key == object.data.key"}],
+        "matchConstraints": {"resourceRules": [{"operations": ["*"], "apiGroups": [""],
+            "apiVersions": ["v1"], "resources": ["configmaps"]}]}}});
+    let reply = as_bob("validatingadmissionpolicies", &policy).await;
+    let why = "spec.paramKind: Forbidden: user bob must have \"get\" permission on all objects of the \
+               referenced paramKind (kind=Secret, apiVersion=v1)";
+    assert_eq!(reply.code, 422);
+    assert!(reply.message().contains(why), "{}", reply.message());
+    harness
+        .create(&format!("{GROUP}/validatingadmissionpolicies"), &policy)
+        .await;
+    let mut binding = json!({"metadata": {"name": "b"}, "spec": {"policyName": "p",
+        "validationActions": ["Deny"], "paramRef": {"name": "s", "namespace": "default",
+        "parameterNotFoundAction": "Deny"}}});
+    let plural = "validatingadmissionpolicybindings";
+    let reply = as_bob(plural, &binding).await;
+    let why = "spec.paramRef: Forbidden: user bob does not have \"get\" permission on the object \
+               referenced by paramRef";
+    assert!(reply.message().contains(why), "{}", reply.message());
+    let spec = binding["spec"].as_object_mut().unwrap();
+    spec.remove("paramRef");
+    assert_eq!(as_bob(plural, &binding).await.code, 201);
 }

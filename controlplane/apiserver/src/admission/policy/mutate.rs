@@ -111,7 +111,7 @@ fn invoke(
         // Each mutation sees what those before it made.
         let mut scope = scope(told, invocation, expressions, objects)?;
         if i == 0 {
-            match validate::all_hold(&expressions.conditions, &scope) {
+            match Expression::all_hold(&expressions.conditions, &scope) {
                 Ok(true) => {}
                 Ok(false) => return Ok(false),
                 Err(why) => {
@@ -136,7 +136,7 @@ fn apply(mutation: &Mutation, scope: &Scope, doc: &mut Doc<'_>) -> Result<(), St
     let arena = doc.arena();
     let evaluate = |expression: &Expression| {
         let value = expression.evaluate(scope);
-        let value = value.map_err(|why| validate::failed(expression, &why))?;
+        let value = value.map_err(|why| expression.failed(&why))?;
         into_value(&value, arena).ok_or_else(|| {
             format!(
                 "expression '{}' made what JSON has no form of",

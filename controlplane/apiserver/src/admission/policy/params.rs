@@ -55,7 +55,8 @@ pub fn of(
     Ok(params)
 }
 
-fn row(api_version: &str, kind: &str) -> Option<&'static Resource> {
+/// The row of a kind.
+pub fn row(api_version: &str, kind: &str) -> Option<&'static Resource> {
     let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
     let mut rows = Facts::get().resources.iter();
     rows.find(|row| (row.group, row.version, row.kind) == (group, version, kind))

@@ -84,7 +84,7 @@ fn failures(
         Err(why) => return Ok(error(why)),
     };
     let mut scope = scope(told, invocation, expressions, objects)?;
-    match all_hold(&expressions.conditions, &scope) {
+    match Expression::all_hold(&expressions.conditions, &scope) {
         Ok(true) => {}
         Ok(false) => return Ok((Vec::new(), Vec::new())),
         Err(why) => return Ok(error(why)),
@@ -104,24 +104,6 @@ pub fn bind_variables(scope: &mut Scope, expressions: &Expressions) {
     }
 }
 
-/// Whether all conditions hold. One that does not is enough, whatever the others come to
-/// (`matchconditions/matcher.go`).
-pub fn all_hold(conditions: &[Expression], scope: &Scope) -> Result<bool, String> {
-    let mut errors = Vec::new();
-    for condition in conditions {
-        match condition.holds(scope) {
-            Ok(true) => {}
-            Ok(false) => return Ok(false),
-            Err(why) => errors.push(failed(condition, &why)),
-        }
-    }
-    match errors.as_slice() {
-        [] => Ok(true),
-        [one] => Err(one.clone()),
-        several => Err(format!("[{}]", several.join(", "))),
-    }
-}
-
 fn evaluate(validation: &Validation, scope: &Scope, fails_open: bool) -> Option<Failure> {
     match validation.expression.evaluate(scope) {
         Ok(Cel::Bool(true)) => None,
@@ -130,7 +112,7 @@ fn evaluate(validation: &Validation, scope: &Scope, fails_open: bool) -> Option<
             reason: validation.reason.clone(),
         }),
         Err(_) if fails_open => None,
-        Err(why) => Some(Failure::new(failed(&validation.expression, &why))),
+        Err(why) => Some(Failure::new(validation.expression.failed(&why))),
     }
 }
 
@@ -163,16 +145,8 @@ fn audit_error(audit: &Expression, scope: &Scope, fails_open: bool) -> Option<Fa
             other.type_of()
         ))),
         Err(_) if fails_open => None,
-        Err(why) => Some(Failure::new(failed(audit, &why))),
+        Err(why) => Some(Failure::new(audit.failed(&why))),
     }
-}
-
-/// An evaluation that came to an error, in upstream's words.
-pub fn failed(expression: &Expression, why: &str) -> String {
-    format!(
-        "expression '{}' resulted in error: {why}",
-        expression.source()
-    )
 }
 
 // === impl Failure ===

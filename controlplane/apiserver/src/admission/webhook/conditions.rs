@@ -25,7 +25,7 @@ use crate::{
 /// The conditions of one webhook, compiled when they are first needed.
 pub struct Conditions {
     sources: Vec<String>,
-    compiled: OnceLock<Vec<Result<Expression, String>>>,
+    compiled: OnceLock<Result<Vec<Expression>, String>>,
 }
 
 // === impl Conditions ===
@@ -60,22 +60,11 @@ impl Conditions {
             };
             self.sources.iter().map(compile).collect()
         });
-        let mut errors = Vec::new();
-        for (source, expression) in self.sources.iter().zip(compiled) {
-            let holds = expression.as_ref().map_err(String::clone);
-            match holds.and_then(|expression| expression.holds(&scope)) {
-                Ok(true) => {}
-                Ok(false) => return Ok(false),
-                Err(why) => {
-                    errors.push(format!("expression '{source}' resulted in error: {why}"));
-                }
-            }
-        }
-        match errors.as_slice() {
-            [] => Ok(true),
-            _ if fails_open => Ok(false),
-            [one] => Err(forbidden(told, one)),
-            several => Err(forbidden(told, &format!("[{}]", several.join(", ")))),
+        let holds = compiled.as_ref().map_err(String::clone);
+        match holds.and_then(|conditions| Expression::all_hold(conditions, &scope)) {
+            Ok(holds) => Ok(holds),
+            Err(_) if fails_open => Ok(false),
+            Err(why) => Err(forbidden(told, &why)),
         }
     }
 }
