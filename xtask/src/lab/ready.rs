@@ -1,4 +1,4 @@
-//! Waits until every node is `Ready`, and shows the ends of logs when that fails.
+//! Waits until every node is `Ready` and short of nothing, and shows the ends of logs when that fails.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
@@ -9,6 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use serde_json::Value;
 
 use super::{Lab, Place};
 
@@ -21,7 +22,7 @@ pub fn wait(lab: &Lab) -> Result<()> {
     let mut last = Vec::new();
     while Instant::now() < deadline {
         if watch(lab, deadline, &mut last)? {
-            return Ok(());
+            return check_shortages(lab);
         }
         // the watch ended (a restarting server): begin again
         thread::sleep(Duration::from_millis(100));
@@ -37,6 +38,36 @@ pub fn wait(lab: &Lab) -> Result<()> {
         LIMIT.as_secs(),
         logs.join("\n")
     );
+}
+
+/// A node that is short of disk, memory or process ids is Ready, but starts no pod.
+fn check_shortages(lab: &Lab) -> Result<()> {
+    let short = shortages(&lab.get(&["nodes"])?);
+    if short.is_empty() {
+        return Ok(());
+    }
+    bail!(
+        "nodes are short of something and would start no pod: {}; their disk is that of {}, their memory and \
+         process ids are this machine's: make room and try again",
+        short.join(", "),
+        lab.dir().display()
+    );
+}
+
+/// Conditions `…Pressure` that hold, with their node's name.
+fn shortages(nodes: &Value) -> Vec<String> {
+    let mut short = Vec::new();
+    for node in nodes["items"].as_array().into_iter().flatten() {
+        let name = node["metadata"]["name"].as_str().unwrap_or_default();
+        let conditions = node["status"]["conditions"].as_array();
+        for condition in conditions.into_iter().flatten() {
+            let kind = condition["type"].as_str().unwrap_or_default();
+            if kind.ends_with("Pressure") && condition["status"] == "True" {
+                short.push(format!("{name} has {kind}"));
+            }
+        }
+    }
+    short
 }
 
 fn watch(lab: &Lab, deadline: Instant, last: &mut Vec<String>) -> Result<bool> {
@@ -89,4 +120,21 @@ pub fn tail(path: &Path) -> String {
     let lines: Vec<&str> = text.lines().collect();
     let from = lines.len().saturating_sub(15);
     format!("--- {} ---\n{}", path.display(), lines[from..].join("\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ready_node_may_be_short_of_something() {
+        let node = |name: &str, disk: &str| {
+            serde_json::json!({"metadata": {"name": name}, "status": {"conditions": [
+                {"type": "MemoryPressure", "status": "False"},
+                {"type": "DiskPressure", "status": disk},
+                {"type": "Ready", "status": "True"}]}})
+        };
+        let nodes = serde_json::json!({"items": [node("node1", "False"), node("node2", "True")]});
+        assert_eq!(shortages(&nodes), ["node2 has DiskPressure"]);
+    }
 }
