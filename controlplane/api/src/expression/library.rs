@@ -4,10 +4,7 @@ use std::{cell::Cell, sync::LazyLock};
 
 use kube_cel::{
     KubeCelExt,
-    cel::{
-        Context, ExecutionError, Value, common::ast::operators, extractors::This,
-        objects::Value as V,
-    },
+    cel::{Context, ExecutionError, Value, common::ast::operators, extractors::This},
 };
 
 use super::{authorizer, rewrite::Kind};
@@ -26,7 +23,7 @@ const ROUND_COST: u64 = 10;
 /// Functions whose result may be bigger than all they were given.
 pub const GROWING: [&str; 6] = ["format", "replace", "join", "flatten", "quote", "range"];
 
-const OPERATORS: [&str; 20] = [
+const OPERATORS: [&str; 21] = [
     operators::CONDITIONAL,
     operators::LOGICAL_AND,
     operators::LOGICAL_OR,
@@ -47,6 +44,7 @@ const OPERATORS: [&str; 20] = [
     operators::OPT_INDEX,
     operators::OPT_SELECT,
     operators::IN,
+    operators::NOT_STRICTLY_FALSE,
 ];
 
 /// The functions there are: of the specification, of cel-go's extensions and of Kubernetes' libraries
@@ -248,9 +246,9 @@ fn charge(cost: u64) -> Result<(), ExecutionError> {
 
 fn charge_size(value: &Value) -> Result<(), ExecutionError> {
     charge(match value {
-        V::String(text) => text.len() as u64,
-        V::Bytes(bytes) => bytes.len() as u64,
-        V::List(list) => list.len() as u64,
+        Value::String(text) => text.len() as u64,
+        Value::Bytes(bytes) => bytes.len() as u64,
+        Value::List(list) => list.len() as u64,
         _ => 0,
     })
 }
@@ -273,10 +271,10 @@ fn add(left: Value, right: Value) -> Result<Value, ExecutionError> {
 
 fn size(This(this): This<Value>) -> Result<i64, ExecutionError> {
     let size = match this {
-        V::String(text) => text.chars().count(),
-        V::Bytes(bytes) => bytes.len(),
-        V::List(list) => list.len(),
-        V::Map(map) => map.map.len(),
+        Value::String(text) => text.chars().count(),
+        Value::Bytes(bytes) => bytes.len(),
+        Value::List(list) => list.len(),
+        Value::Map(map) => map.map.len(),
         _ => return Err(ExecutionError::NoSuchOverload),
     };
     Ok(size as i64)
@@ -284,7 +282,7 @@ fn size(This(this): This<Value>) -> Result<i64, ExecutionError> {
 
 /// Whether it is an operator's name in a parsed expression.
 pub fn is_operator(name: &str) -> bool {
-    OPERATORS.contains(&name) || name == operators::NOT_STRICTLY_FALSE
+    OPERATORS.contains(&name)
 }
 
 /// Whether there is a function or method of that name.

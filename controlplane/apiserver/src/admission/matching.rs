@@ -20,8 +20,9 @@ use crate::{
 };
 
 const ANY: &str = "*";
-/// Kinds no webhook and no policy is asked about: they could not be undone.
-const EXEMPT_GROUP: &str = "admissionregistration.k8s.io";
+/// The group of the configurations of webhooks, and of policies.
+pub const GROUP: &str = "admissionregistration.k8s.io";
+/// Kinds of it no webhook and no policy is asked about: they could not be undone.
 const EXEMPT: [&str; 6] = [
     "ValidatingWebhookConfiguration",
     "MutatingWebhookConfiguration",
@@ -317,7 +318,7 @@ impl Index {
 
 /// Whether webhooks and policies are never asked about a resource.
 pub fn is_exempt(resource: &Resource) -> bool {
-    resource.group == EXEMPT_GROUP && EXEMPT.contains(&resource.kind)
+    resource.group == GROUP && EXEMPT.contains(&resource.kind)
 }
 
 /// The other versions (and homes) of a resource that have the subresource.
@@ -470,7 +471,7 @@ mod tests {
             "validatingwebhookconfigurations",
             "mutatingadmissionpolicies",
         ] {
-            let exempt = asked((EXEMPT_GROUP, "v1", plural), "");
+            let exempt = asked((GROUP, "v1", plural), "");
             assert!(all.rules_match(&exempt).is_none(), "{plural}");
         }
     }

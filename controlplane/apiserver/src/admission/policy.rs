@@ -24,7 +24,7 @@ use api::{
 use bumpalo::Bump;
 
 use super::{
-    matching::{Asked, Index, Labels, Matching, Operation},
+    matching::{Asked, GROUP, Index, Labels, Matching, Operation},
     webhook::Told,
 };
 use crate::{
@@ -32,7 +32,6 @@ use crate::{
     catalog::ResourceId,
 };
 
-const GROUP: &str = "admissionregistration.k8s.io";
 const VALIDATING: [&str; 2] = [
     "validatingadmissionpolicies",
     "validatingadmissionpolicybindings",

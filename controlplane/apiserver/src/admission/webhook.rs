@@ -23,7 +23,7 @@ use api::{Format, Header, Resource, Status, Value, expression::authorizer::Acces
 use bumpalo::Bump;
 
 use super::{
-    matching::{Asked, Index, Labels, Matching, Operation},
+    matching::{Asked, GROUP, Index, Labels, Matching, Operation},
     policy::{self, Policies},
 };
 use crate::{
@@ -36,7 +36,6 @@ use client::Client;
 use conditions::Conditions;
 use review::{Kind, Named, ReviewVersion};
 
-const GROUP: &str = "admissionregistration.k8s.io";
 const MUTATING: &str = "mutatingwebhookconfigurations";
 const VALIDATING: &str = "validatingwebhookconfigurations";
 /// Time a webhook has whose configuration says nothing (the default of the API).
